@@ -1,0 +1,167 @@
+"""Explain a detector from outside: exchange features for normal ones, and score again."""
+
+from math import prod
+
+import numpy as np
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import _num_samples
+
+from skad._scores import normality
+
+__all__ = ["keep_references", "occlude", "patch_groups"]
+
+_CHUNK = 20_000  # rows scored at once
+_KEPT = 256
+
+
+def occlude(estimator, X, references, *, groups=None, n_references=4):
+    r"""Explain any scoring estimator by occlusion.
+
+    The features of one group g are exchanged for those of normal rows r, and relevance is
+    the outlier score that goes away with them, on average:
+
+    .. math:: R_g = o(x) - \tfrac{1}{k} \sum_r o(x_{\setminus g}, r_g).
+
+    The k normal rows are the nearest of `references` in the numeric columns, each
+    measured by its standard deviation there: what a row like this one has in place of
+    the features in question. The relevance of a group is shared equally by its features.
+
+    This costs ``k * n_groups`` scored rows a row of `X`. The sum of the relevance is not
+    the score; what is left over has no closed form.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted; with ``score_samples``, or else ``decision_function``, higher for normal
+        rows (for PyOD's detectors, lower).
+    X : array-like of shape (n, d) or (n, ...), or data frame
+        Rows to explain.
+    references : array-like of shape (m, d) or (m, ...), or data frame
+        Normal rows.
+    groups : array-like of int, of shape (d,) or (...), default=None
+        Group of each feature. None: each feature by itself.
+    n_references : int, default=4
+        How many normal rows k each row is compared with.
+
+    Returns
+    -------
+    relevance : ndarray of the shape of X, float64
+
+    Raises
+    ------
+    ValueError
+        When `references` or `groups` do not fit `X`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from skad.explanation import occlude
+    >>> X = np.random.default_rng(0).standard_normal((200, 3))
+    >>> forest = IsolationForest(random_state=0).fit(X)
+    >>> occlude(forest, np.array([[0.0, 5.0, 0.0]]), X).argmax()
+    1
+    """
+    X, references = _as_table(X), _as_table(references)
+    shape = X.shape
+    if references.shape[1:] != shape[1:]:
+        raise ValueError(
+            f"references have shape {references.shape[1:]} a row, X has {shape[1:]}."
+        )
+    member = _membership(groups, shape[1:])
+    nearest = _nearest(X, references, min(n_references, len(references)))
+    score = -normality(estimator, X)
+    lost = np.empty((len(X), len(member)))
+    for row, group in _chunks(len(X), len(member), nearest.shape[1]):
+        changed = _exchange(X, references, row, nearest[row], member[group])
+        without = -normality(estimator, changed).reshape(len(row), -1)
+        lost[row, group] = score[row] - without.mean(axis=1)
+    return (lost @ (member / member.sum(axis=1, keepdims=True))).reshape(shape)
+
+
+def patch_groups(image_shape, side):
+    """Group the pixels of an image into square patches, for `occlude`.
+
+    Parameters
+    ----------
+    image_shape : tuple
+        ``(H, W)`` or ``(C, H, W)``; the channels of a pixel belong together.
+    side : int
+        Side of a patch in pixels; patches at the far borders may be smaller.
+
+    Returns
+    -------
+    groups : ndarray of shape image_shape, int
+
+    Examples
+    --------
+    >>> from skad.explanation import patch_groups
+    >>> patch_groups((2, 4), 2)
+    array([[0, 0, 1, 1],
+           [0, 0, 1, 1]])
+    """
+    height, width = image_shape[-2:]
+    row, column = np.arange(height) // side, np.arange(width) // side
+    patches = row[:, None] * (column[-1] + 1) + column
+    return np.broadcast_to(patches, image_shape).copy()
+
+
+def keep_references(X):
+    """Draw the normal rows that a wrapper keeps for `occlude`: at most 256, seeded."""
+    n = _num_samples(X)
+    if n <= _KEPT:
+        return X
+    rows = np.random.default_rng(0).choice(n, _KEPT, replace=False)
+    return _safe_indexing(X, np.sort(rows))
+
+
+def _as_table(X):
+    return X if hasattr(X, "iloc") else np.asarray(X)
+
+
+def _membership(groups, shape):
+    """Give which features a group has: bool (groups, features)."""
+    d = prod(shape)
+    groups = np.arange(d) if groups is None else np.ravel(groups)
+    if len(groups) != d:
+        raise ValueError(f"groups names {len(groups)} features, X has {d}.")
+    return groups == np.unique(groups)[:, None]
+
+
+def _nearest(X, references, k):
+    """Give the k nearest references of each row: int (n, k)."""
+    x, r = _numeric(X), _numeric(references)
+    spread = r.std(axis=0)
+    spread[spread == 0] = 1
+    x, r = x / spread, r / spread
+    distances = np.square(r).sum(1) - 2 * x @ r.T  # up to a constant of the row
+    return np.argsort(distances, axis=1, kind="stable")[:, :k]
+
+
+def _numeric(X):
+    if hasattr(X, "iloc"):
+        X = X.select_dtypes("number").to_numpy()
+    return np.nan_to_num(X.reshape(len(X), prod(X.shape[1:])).astype(np.float64))
+
+
+def _chunks(n_rows, n_groups, k):
+    """Iterate over (row, group) pairs, as many as may be scored at once."""
+    pairs = np.arange(n_rows * n_groups)
+    for chunk in np.array_split(pairs, -(-len(pairs) * k // _CHUNK)):
+        yield np.divmod(chunk, n_groups)
+
+
+def _exchange(X, references, row, donors, member):
+    """Copy rows, each as often as it has donors, with the donors' features exchanged."""
+    k = donors.shape[1]
+    changed = _safe_indexing(X, np.repeat(row, k))
+    donor = _safe_indexing(references, donors.ravel())
+    member = np.repeat(member, k, axis=0)
+    if not hasattr(changed, "iloc"):
+        return np.where(member.reshape(changed.shape), donor, changed)
+    changed = changed.reset_index(drop=True)
+    donor = donor.reset_index(drop=True)
+    for j in range(changed.shape[1]):
+        kept = changed.iloc[:, j].where(~member[:, j], donor.iloc[:, j])
+        changed.isetitem(j, kept)
+    return changed

@@ -1,0 +1,280 @@
+"""The contract: every detector scores, and says why."""
+
+from contextlib import contextmanager
+from math import prod
+from numbers import Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.model_selection import KFold
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skad._scores import normality
+from skad._sklearn import Interval, _fit_context
+
+__all__ = ["BaseDetector", "check_labels"]
+
+# An offset is a quantile: 5,000 rows place the 10 % quantile within 0.4 % of its rate.
+_MAX_CALIBRATION_ROWS = 5000
+
+
+class BaseDetector(OutlierMixin, BaseEstimator):
+    """Base class of the detectors: fit, score, predict, explain.
+
+    Public methods validate and then call private ones, which see a C-contiguous float64
+    array ``(n, d)`` and nothing else. A subclass writes
+
+    - ``_fit(X, y)``: learn;
+    - ``_outlier_score(X)``: the papers' outlier score o(x), float64 ``(n,)``, higher is
+      more abnormal;
+    - ``_relevance(X)``: evidence for anomaly, float64 ``(n, d)``;
+    - ``_unattributed(X)`` where a part u(x) of the score belongs to no feature, so that
+      ``explain(X).sum(features) + unattributed(X) == -score_samples(X)``;
+    - ``_out_of_sample_score(X, rows)`` where there is a cheaper way than refitting to
+      score training rows as if they were fresh (KDE leaves each row out of its own sum).
+
+    Images ``(n, H, W)`` or ``(n, C, H, W)`` are flattened on entry, and relevance comes
+    back in the shape of `X`. Flat and n-d input give the same scores.
+
+    Parameters that subclasses offer
+    --------------------------------
+    contamination : float in (0, 0.5]
+        Share of the *training* rows that `predict` flags.
+    false_alarm_rate : float in (0, 0.5] or None
+        Share of *fresh* normal rows that `predict` flags, when the training rows are
+        normal: the threshold is a quantile of out-of-sample training scores, and
+        `contamination` has no effect. ``None``: the threshold is set by `contamination`.
+    image_shape : tuple or None
+        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    """
+
+    _parameter_constraints = {
+        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right"), None],
+        "image_shape": [tuple, list, None],
+    }
+    # Features that never vary get no relevance; `skad.testing` holds a detector to it.
+    _ignores_constant_features = True
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Fit the detector.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Training rows, at least two; finite numbers.
+        y : array-like of shape (n,), default=None
+            +1 normal, -1 anomaly, 0 unlabelled. Ignored by detectors without labels.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For a bad parameter, NaN or infinite entries, fewer than two rows, or images
+            that do not have the shape `image_shape`. A failed fit leaves the detector
+            as it was before.
+        """
+        with all_or_nothing(self):
+            X, shape = as_rows(X)
+            X = validate_data(
+                self, X, dtype=np.float64, order="C", ensure_min_samples=2
+            )
+            self.image_shape_ = self._fitted_image_shape(shape, X.shape[1])
+            self._fit(X, y)
+            self.offset_ = self._find_offset(X)
+        return self
+
+    def score_samples(self, X):
+        """Score the rows: ``-o(x)``, higher is more normal (scikit-learn's sign).
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), float64
+        """
+        return -self._outlier_score(self._validate(X))
+
+    def decision_function(self, X):
+        """Give ``score_samples(X) - offset_``: negative for anomalies.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        decision : ndarray of shape (n,), float64
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Label the rows: +1 normal, -1 anomaly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def explain(self, X):
+        """Attribute the outlier score of each row to its features.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        relevance : ndarray of the shape of X, float64
+            Evidence *for* anomaly, in the units of the outlier score
+            ``o(x) = -score_samples(X)``. Over the features of a row,
+            ``relevance.sum() + unattributed(X) == o(x)``.
+        """
+        X, shape = self._validate(X, with_shape=True)
+        return self._relevance(X).reshape(len(X), *shape)
+
+    def unattributed(self, X):
+        """Give the part u(x) of the outlier score that belongs to no feature.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        unattributed : ndarray of shape (n,), float64
+            ``-score_samples(X) - explain(X).sum(features)`` in closed form.
+        """
+        return self._unattributed(self._validate(X))
+
+    def _unattributed(self, X):
+        return np.zeros(len(X))
+
+    def _find_offset(self, X):
+        if self.false_alarm_rate is None:
+            return np.quantile(-self._outlier_score(X), self.contamination)
+        scores = self._out_of_sample_score(X, calibration_rows(len(X)))
+        return np.quantile(-scores, self.false_alarm_rate)
+
+    def _out_of_sample_score(self, X, rows):
+        # The copies' own thresholds are never used.
+        copy = clone(self).set_params(false_alarm_rate=None)
+        return cross_fitted_scores(copy, X, rows)
+
+    def _validate(self, X, with_shape=False):
+        check_is_fitted(self)
+        X, shape = as_rows(X)
+        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        if shape is None:
+            shape = X.shape[1:]
+        elif self.image_shape_ is not None and not same_image(shape, self.image_shape_):
+            raise ValueError(
+                f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
+                f"on images of shape {self.image_shape_}."
+            )
+        return (X, shape) if with_shape else X
+
+    def _fitted_image_shape(self, shape, n_features):
+        wanted = getattr(self, "image_shape", None)
+        if wanted is None:
+            return shape
+        wanted = tuple(wanted)
+        if shape is not None and not same_image(shape, wanted):
+            raise ValueError(
+                f"X holds images of shape {shape}, but image_shape={wanted}."
+            )
+        if prod(wanted) != n_features:
+            raise ValueError(
+                f"image_shape={wanted} needs {prod(wanted)} features a row; X has "
+                f"{n_features}."
+            )
+        return wanted
+
+
+@contextmanager
+def all_or_nothing(estimator):
+    """Put the estimator back as it was if the block raises: nothing half-fitted."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
+def as_rows(X):
+    """Flatten images to rows; give also the shape of one image (None for flat input)."""
+    if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) > 1:
+        X = np.asarray(X)
+    # `getattr`, since array-likes that are no arrays may refuse numpy functions.
+    if getattr(X, "ndim", 2) <= 2:
+        return X, None
+    X = np.asarray(X)
+    shape = X.shape[1:]
+    return X.reshape(len(X), prod(shape)), shape
+
+
+def same_image(shape, other):
+    """Whether two image shapes are one: ``(H, W)`` is ``(1, H, W)``."""
+
+    def with_channel(s):
+        return (1, *s) if len(s) == 2 else tuple(s)
+
+    return with_channel(shape) == with_channel(other)
+
+
+def check_labels(y):
+    """Refuse 0/1 labels; give `y` as an array.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+
+    Returns
+    -------
+    y : ndarray of shape (n,)
+
+    Raises
+    ------
+    ValueError
+        When the labels are exactly 0 and 1.
+    """
+    y = np.asarray(y)
+    if y.dtype.kind in "biuf" and np.array_equal(np.unique(y), [0, 1]):
+        raise ValueError(
+            "y holds the labels 0 and 1. skad's labels are scikit-learn's: +1 normal, "
+            "-1 anomaly (0 unlabelled). Labels in which 1 is the anomaly, as PyOD's, are "
+            "converted by np.where(y == 1, -1, 1)."
+        )
+    return y
+
+
+def calibration_rows(n):
+    """Choose the rows whose out-of-sample scores set a threshold or a scale."""
+    if n <= _MAX_CALIBRATION_ROWS:
+        return np.arange(n)
+    rows = np.random.default_rng(0).choice(n, _MAX_CALIBRATION_ROWS, replace=False)
+    return np.sort(rows)
+
+
+def cross_fitted_scores(detector, X, rows):
+    """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X."""
+    scores = np.empty(len(X))
+    folds = KFold(min(5, len(X)), shuffle=True, random_state=0)
+    for train, test in folds.split(X):
+        test = np.intersect1d(test, rows, assume_unique=True)
+        if len(test):
+            scores[test] = -normality(clone(detector).fit(X[train]), X[test])
+    return scores[rows]

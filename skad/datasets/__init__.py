@@ -1,0 +1,13 @@
+"""Data sets with anomalies, and with masks that say where the anomaly is."""
+
+from ._digits import load_corrupted_digits
+from ._mnist import fetch_fashion_mnist, fetch_mnist, fetch_mnist_c
+from ._textures import make_textures
+
+__all__ = [
+    "fetch_fashion_mnist",
+    "fetch_mnist",
+    "fetch_mnist_c",
+    "load_corrupted_digits",
+    "make_textures",
+]

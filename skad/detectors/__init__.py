@@ -1,0 +1,7 @@
+"""The detectors, one file each."""
+
+from skad.detectors._bag import Bag
+from skad.detectors._kde import KDE
+from skad.detectors._pyod import PyODDetector
+
+__all__ = ["KDE", "Bag", "PyODDetector"]

@@ -1,0 +1,172 @@
+"""PyOD's detectors under scikit-learn's contract."""
+
+import os
+import random
+import sys
+from contextlib import contextmanager
+from numbers import Real
+from types import SimpleNamespace
+
+import numpy as np
+from sklearn.base import MetaEstimatorMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_random_state
+
+from skad._occlusion import keep_references, occlude
+from skad._scores import is_pyod
+from skad.base import BaseDetector
+
+__all__ = ["PyODDetector", "as_detector"]
+
+
+class PyODDetector(MetaEstimatorMixin, BaseDetector):
+    """Wrap a detector of PyOD.
+
+    PyOD scores anomalies high, labels them 1 and lets parameters set after construction
+    go unnoticed; a search over raw PyOD detectors compares convention, not quality. Under
+    this wrapper scores are higher for normal rows, labels are +1 and -1, and every
+    parameter acts, ``detector__bandwidth`` as any other.
+
+    Explanation is by occlusion: features are exchanged for those of the 4 nearest of up
+    to 256 training rows that are kept for that, which costs 4 d scored rows a row; see
+    :func:`skad.explanation.occlude`.
+
+    Parameters
+    ----------
+    detector : object
+        A detector of PyOD. It is not changed: `fit` works on a fresh one, made of its
+        parameters. A parameter ``n_features`` is filled in, and ``batch_size`` is made
+        to fit the data.
+    false_alarm_rate : float in (0, 0.5] or None, default=None
+        Share of *fresh* normal rows that `predict` flags; the threshold then comes from
+        five-fold cross-fitting. None: the detector's own ``contamination``, the share
+        of training rows that is flagged.
+    image_shape : tuple or None, default=None
+        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the detector. None leaves the detector's own ``random_state``. numpy's,
+        torch's and Python's global states stay as they were either way.
+
+    Attributes
+    ----------
+    detector_ : object
+        The fitted PyOD detector.
+    offset_ : float
+        Threshold on `score_samples`.
+    image_shape_ : tuple or None
+        Shape of one image, when fitted on images.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, when fitted on a data frame.
+
+    Notes
+    -----
+    ECOD and COPOD rank a row among the rows it is scored with: their scores, and so their
+    explanations, depend on the batch. No wrapper can cure that.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyod.models.knn import KNN
+    >>> from skad import PyODDetector
+    >>> X = np.random.default_rng(0).standard_normal((200, 2))
+    >>> detector = PyODDetector(KNN(n_neighbors=3)).fit(X)
+    >>> detector.predict([[0.0, 0.0], [6.0, 0.0]])
+    array([ 1, -1])
+    >>> detector.explain([[6.0, 0.0]]).argmax()
+    0
+    """
+
+    _parameter_constraints = {
+        name: BaseDetector._parameter_constraints[name]
+        for name in ("false_alarm_rate", "image_shape")
+    } | {"random_state": ["random_state"]}
+
+    def __init__(
+        self, detector, *, false_alarm_rate=None, image_shape=None, random_state=None
+    ):
+        self.detector = detector
+        self.false_alarm_rate = false_alarm_rate
+        self.image_shape = image_shape
+        self.random_state = random_state
+
+    def _fit(self, X, y):
+        if not is_pyod(self.detector):
+            raise TypeError(
+                "detector must be a detector of PyOD, got "
+                f"{self.detector!r} of type {type(self.detector).__name__}."
+            )
+        self._seed = 0
+        if self.random_state is not None:
+            self._seed = check_random_state(self.random_state).randint(2**31 - 1)
+        seed = None if self.random_state is None else self._seed
+        with _global_states_kept(seed):
+            self.detector_ = self._fresh_detector(*X.shape).fit(X)
+        self._references = keep_references(X)
+
+    def _fresh_detector(self, n, d):
+        """Build the detector anew: PyOD reads some parameters in ``__init__`` alone."""
+        params = clone(self.detector).get_params(deep=False)
+        if "n_features" in params:
+            params["n_features"] = d
+        if isinstance(params.get("batch_size"), int):
+            params["batch_size"] = min(params["batch_size"], n)
+        if "random_state" in params and self.random_state is not None:
+            params["random_state"] = self._seed
+        return type(self.detector)(**params)
+
+    def _find_offset(self, X):
+        if self.false_alarm_rate is not None:
+            return super()._find_offset(X)
+        share = self.detector_.contamination
+        if not isinstance(share, Real):  # a thresholder of PyOD's
+            return -self.detector_.threshold_
+        return np.quantile(-self._outlier_score(X), share)
+
+    def _outlier_score(self, X):
+        with _global_states_kept(self._seed):  # some draw when they score
+            scores = self.detector_.decision_function(X)
+        return np.asarray(scores, dtype=np.float64).ravel()
+
+    def _relevance(self, X):
+        scorer = SimpleNamespace(score_samples=lambda X: -self._outlier_score(X))
+        return occlude(scorer, X, self._references)
+
+    def _unattributed(self, X):
+        return self._outlier_score(X) - self._relevance(X).sum(axis=1)
+
+
+def as_detector(estimator):
+    """Wrap a raw PyOD detector, bare or last in a Pipeline; give others as they are."""
+    if is_pyod(estimator):
+        return PyODDetector(estimator)
+    if isinstance(estimator, Pipeline) and is_pyod(estimator[-1]):
+        *steps, (name, detector) = estimator.steps
+        pipeline = clone(estimator)
+        return pipeline.set_params(steps=[*steps, (name, PyODDetector(detector))])
+    return estimator
+
+
+@contextmanager
+def _global_states_kept(seed):
+    """Seed the global generators, which PyOD draws from and reseeds; then restore."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    hash_seed, torch = os.environ.get("PYTHONHASHSEED"), sys.modules.get("torch")
+    torch_state = torch.get_rng_state() if torch else None
+    try:
+        if seed is not None:
+            np.random.seed(seed)
+            random.seed(seed)
+            if torch:
+                torch.manual_seed(seed)
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        if torch:
+            torch.set_rng_state(torch_state)
+        if hash_seed is None:
+            os.environ.pop("PYTHONHASHSEED", None)
+        else:
+            os.environ["PYTHONHASHSEED"] = hash_seed

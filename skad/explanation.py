@@ -1,0 +1,284 @@
+"""Explain any detector: bare, at the end of a Pipeline, or found by a search.
+
+An exact explanation is asked of the detector and pulled back, transformer by transformer,
+to the columns that came in. A detector without one is explained from outside, by
+occlusion. Both lists of rules are open: ``explain.register(MyDetector)`` and
+``pull_back.register(MyTransformer)``.
+"""
+
+from functools import singledispatch
+
+import numpy as np
+from sklearn.base import OneToOneFeatureMixin
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_selection import SelectorMixin
+from sklearn.impute import KNNImputer, SimpleImputer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    Normalizer,
+    OneHotEncoder,
+)
+from sklearn.utils import _safe_indexing
+from sklearn.utils.validation import check_is_fitted
+
+from skad._occlusion import occlude, patch_groups
+from skad._scores import can_score
+from skad._sklearn import _get_column_indices, one_hot_widths
+
+__all__ = ["explain", "occlude", "patch_groups", "pull_back"]
+
+
+@singledispatch
+def explain(estimator, X, *, space="input", references=None):
+    """Attribute the outlier score of each row to its features, for any detector.
+
+    Parameters
+    ----------
+    estimator : object
+        A fitted detector, a Pipeline ending in one, or a search over either. A detector
+        is explained by the rule registered for its class, else by its own ``explain``
+        method, else by `occlude`, which needs normal rows to compare with.
+    X : array-like of shape (n, d) or (n, ...)
+        Rows to explain.
+    space : {"input", "model"}, default="input"
+        Explain the columns of `X`, or what the Pipeline's last step sees. The two differ
+        for a Pipeline only.
+    references : array-like of shape (m, d), default=None
+        Normal rows, in the space of `X`, for detectors without an explanation of their
+        own; detectors with one take no notice of it.
+
+    Returns
+    -------
+    relevance : ndarray of the shape of X (of the model's input, if ``space="model"``)
+        float64. Evidence for anomaly, in the units of the outlier score
+        ``o(x) = -score_samples(X)``.
+
+    Raises
+    ------
+    TypeError
+        When a transformer has no rule to pull relevance back, or `estimator` scores
+        nothing.
+    ValueError
+        When a detector needs `references` and got none, or `space` is unknown.
+
+    Notes
+    -----
+    Further detectors are taught by ``explain.register(MyDetector)``, a function of
+    ``(estimator, X, *, space="input", references=None)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skad import KDE, explain
+    >>> X = np.random.default_rng(0).standard_normal((100, 3)) * [1, 10, 100]
+    >>> model = make_pipeline(StandardScaler(), KDE()).fit(X)
+    >>> explain(model, [[0.0, 50.0, 0.0]]).argmax()
+    1
+    """
+    _check_space(space)
+    if hasattr(estimator, "explain"):
+        return estimator.explain(X)
+    check_is_fitted(estimator)
+    if hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+        return explain(estimator, X, space=space, references=references)
+    return _explain_from_outside(estimator, X, references)
+
+
+@explain.register
+def _(estimator: Pipeline, X, *, space="input", references=None):
+    _check_space(space)
+    check_is_fitted(estimator)
+    *steps, detector = [s for _, s in estimator.steps if s not in (None, "passthrough")]
+    if not _explains_itself(detector) and space == "input":
+        return _explain_from_outside(estimator, X, references)
+    inputs = [X]
+    for step in steps:
+        inputs.append(step.transform(inputs[-1]))
+        references = None if references is None else step.transform(references)
+    relevance = explain(detector, inputs.pop(), references=references)
+    if space == "input":
+        for step in reversed(steps):
+            relevance = pull_back(step, inputs.pop(), relevance)
+    return relevance
+
+
+def _explains_itself(detector):
+    """Whether a rule is registered for the detector's class, or it has its own."""
+    registered = explain.dispatch(type(detector)) is not explain.dispatch(object)
+    return registered or hasattr(detector, "explain")
+
+
+def _explain_from_outside(estimator, X, references):
+    name = type(estimator).__name__
+    if not can_score(estimator):
+        raise TypeError(
+            f"{name} can't be explained: it has no explain, score_samples or "
+            "decision_function method (a search has them when it was fitted with refit)."
+        )
+    if references is None:
+        raise ValueError(
+            f"{name} has no explanation of its own and keeps no training rows to compare "
+            "with. Give normal rows, explain(..., references=X_normal), or fit it inside "
+            f"InlierTraining({name}(...)), which keeps some."
+        )
+    return occlude(estimator, X, references)
+
+
+def _check_space(space):
+    if space not in ("input", "model"):
+        raise ValueError(f"space must be 'input' or 'model', got {space!r}.")
+
+
+@singledispatch
+def pull_back(transformer, X, relevance):
+    """Redistribute relevance from a transformer's output onto its input.
+
+    Columns that stay themselves (scalers, imputers) keep their relevance, chosen columns
+    go back to their places, columns made from one column (one-hot levels, missing-value
+    indicators) are added up. Nothing is gained or lost. Transformers that mix columns
+    have no such rule and are refused.
+
+    Parameters
+    ----------
+    transformer : object
+        A fitted transformer.
+    X : array-like of shape (n, d)
+        What it transformed.
+    relevance : ndarray of shape (n, d_out)
+        Relevance of its output.
+
+    Returns
+    -------
+    relevance : ndarray of shape (n, d)
+
+    Raises
+    ------
+    TypeError
+        When the transformer has no rule. ``pull_back.register(MyTransformer)`` teaches
+        one: a function of ``(transformer, X, relevance)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.preprocessing import OneHotEncoder
+    >>> from skad.explanation import pull_back
+    >>> X = np.array([["a"], ["b"]])
+    >>> pull_back(OneHotEncoder().fit(X), X, np.array([[1.0, 2.0], [0.0, 3.0]]))
+    array([[3.],
+           [3.]])
+    """
+    if isinstance(transformer, OneToOneFeatureMixin):
+        return relevance
+    raise _refusal(transformer)
+
+
+def _refusal(transformer):
+    name = type(transformer).__name__
+    return TypeError(
+        f"Relevance can't be pulled back through {name}: no rule says which input column "
+        "an output column belongs to. explain(..., space='model') explains the columns "
+        "that come out of it, skad.explanation.occlude(estimator, X, X_normal) explains "
+        f"the whole from outside, and pull_back.register({name}) adds a rule."
+    )
+
+
+@pull_back.register
+def _(transformer: Normalizer, X, relevance):
+    raise _refusal(
+        transformer
+    )  # a one-to-one transformer by name, but it mixes columns
+
+
+@pull_back.register
+def _(transformer: FunctionTransformer, X, relevance):
+    if transformer.func is not None:
+        raise _refusal(transformer)
+    return relevance  # a ColumnTransformer's "passthrough"
+
+
+@pull_back.register
+def _(transformer: SelectorMixin, X, relevance):
+    support = transformer.get_support()
+    pulled = np.zeros((len(relevance), len(support)))
+    pulled[:, support] = relevance
+    return pulled
+
+
+@pull_back.register
+def _(transformer: OneHotEncoder, X, relevance):
+    return _add_up(relevance, one_hot_widths(transformer))
+
+
+@pull_back.register
+def _(transformer: KBinsDiscretizer, X, relevance):
+    if transformer.encode == "ordinal":
+        return relevance
+    return _add_up(relevance, transformer.n_bins_)
+
+
+def _add_up(relevance, widths):
+    """Add up groups of neighbouring columns; a width of 0 gives a column of zeros."""
+    source = np.repeat(np.arange(len(widths)), widths)
+    pulled = np.zeros((len(relevance), len(widths)))
+    np.add.at(pulled.T, source, relevance.T)
+    return pulled
+
+
+@pull_back.register(SimpleImputer)
+@pull_back.register(KNNImputer)
+def _(transformer, X, relevance):
+    names = np.arange(transformer.n_features_in_).astype(str)
+    plain = names
+    if getattr(transformer, "feature_names_in_", None) is not None:
+        plain = transformer.feature_names_in_
+    out = transformer.get_feature_names_out(plain)
+    place = {f"missingindicator_{name}": i for i, name in enumerate(plain)}
+    place |= {name: i for i, name in enumerate(plain)}
+    pulled = np.zeros((len(relevance), len(plain)))
+    np.add.at(pulled.T, [place[name] for name in out], relevance.T)
+    return pulled
+
+
+@pull_back.register
+def _(transformer: ColumnTransformer, X, relevance):
+    pulled = np.zeros((len(relevance), transformer.n_features_in_))
+    for name, step, columns in transformer.transformers_:
+        block = relevance[:, transformer.output_indices_[name]]
+        if (isinstance(step, str) and step == "drop") or block.shape[1] == 0:
+            continue
+        chosen = _safe_indexing(X, columns, axis=1)
+        if not isinstance(step, str):
+            block = pull_back(step, chosen, block)
+        np.add.at(pulled.T, _get_column_indices(X, columns), block.T)
+    return pulled
+
+
+@pull_back.register
+def _(transformer: FeatureUnion, X, relevance):
+    pulled, start = 0, 0
+    for _, step in transformer.transformer_list:
+        if isinstance(step, str) and step == "drop":
+            continue
+        width = X.shape[1] if step == "passthrough" else step.transform(X).shape[1]
+        block = relevance[:, start : start + width]
+        pulled = pulled + (
+            block if step == "passthrough" else pull_back(step, X, block)
+        )
+        start += width
+    return pulled
+
+
+@pull_back.register
+def _(transformer: Pipeline, X, relevance):
+    steps = [s for _, s in transformer.steps if s not in (None, "passthrough")]
+    inputs = [X]
+    for step in steps[:-1]:
+        inputs.append(step.transform(inputs[-1]))
+    for step in reversed(steps):
+        relevance = pull_back(step, inputs.pop(), relevance)
+    return relevance

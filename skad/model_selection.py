@@ -1,0 +1,181 @@
+"""Model selection for detectors that train on normal rows."""
+
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from skad._occlusion import keep_references
+from skad.base import all_or_nothing, check_labels
+from skad.detectors._pyod import as_detector
+from skad.explanation import explain
+
+__all__ = ["InlierTraining"]
+
+
+def _has(method):
+    return lambda self: hasattr(getattr(self, "estimator_", self.estimator), method)
+
+
+class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Fit a detector on the rows that are no anomalies; score and explain any.
+
+    In a search the test folds need anomalies and the training folds must have none. A
+    splitter that leaves them out is not enough, since the search refits on all rows.
+
+    Parameters
+    ----------
+    estimator : object
+        A detector of skad, scikit-learn or PyOD, or a Pipeline that ends in one.
+
+    Attributes
+    ----------
+    estimator_ : object
+        The detector, fitted on the rows with ``y != -1``.
+    offset_ : float
+        The detector's threshold on `score_samples`.
+    n_features_in_ : int
+        Number of features, where the detector knows it.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where the detector knows them.
+
+    See Also
+    --------
+    skad.metrics.ExplanationAwareScorer : Searches by detection and explanation.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from skad import KDE, InlierTraining
+    >>> from skad.datasets import load_corrupted_digits
+    >>> X, y, mask = load_corrupted_digits("stripe", return_X_y_mask=True)
+    >>> detector = InlierTraining(KDE(bandwidth=0.5))
+    >>> scores = cross_val_score(detector, X[:400], y[:400], scoring="roc_auc", cv=3)
+    >>> bool(scores.min() > 0.95)
+    True
+    """
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y=None):
+        """Fit the detector on the rows with ``y != -1``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+        y : array-like of shape (n,), default=None
+            +1 normal, -1 anomaly, 0 unlabelled. None: all rows train.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            When `y` holds 0 and 1, does not have one label a row, or leaves no row.
+        """
+        with all_or_nothing(self):
+            X = self._normal_rows(X, y)
+            self.estimator_ = as_detector(clone(self.estimator)).fit(X)
+            self._references = keep_references(X)
+            for name in ("n_features_in_", "feature_names_in_"):
+                vars(self).pop(name, None)
+                if hasattr(self.estimator_, name):
+                    setattr(self, name, getattr(self.estimator_, name))
+        return self
+
+    def _normal_rows(self, X, y):
+        if y is None:
+            return X
+        keep = np.asarray(check_labels(y) != -1)
+        if keep.all():
+            return X
+        n = X.shape[0] if hasattr(X, "shape") else len(X)
+        if keep.shape != (n,):
+            raise ValueError(f"y has shape {keep.shape}, but X has {n} rows.")
+        if not keep.any():
+            raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
+        return _safe_indexing(X, np.flatnonzero(keep))
+
+    @property
+    def offset_(self):
+        """Threshold on `score_samples`."""
+        check_is_fitted(self)
+        last = self.estimator_
+        return (last[-1] if isinstance(last, Pipeline) else last).offset_
+
+    @available_if(_has("score_samples"))
+    def score_samples(self, X):
+        """Score the rows by the fitted detector: higher is more normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        scores : ndarray of shape (n,)
+        """
+        check_is_fitted(self)
+        return self.estimator_.score_samples(X)
+
+    def decision_function(self, X):
+        """Give the fitted detector's decision: negative for anomalies.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        decision : ndarray of shape (n,)
+        """
+        check_is_fitted(self)
+        return self.estimator_.decision_function(X)
+
+    def predict(self, X):
+        """Label the rows: +1 normal, -1 anomaly.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+        """
+        check_is_fitted(self)
+        return self.estimator_.predict(X)
+
+    def explain(self, X):
+        """Attribute the outlier score of each row to its features.
+
+        A detector without an explanation of its own is explained by occlusion against
+        normal rows kept from `fit`; see :func:`skad.explanation.occlude`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        relevance : ndarray of the shape of X, float64
+        """
+        return explain(self, X)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.estimator).input_tags
+        return tags
+
+
+@explain.register
+def _(estimator: InlierTraining, X, *, space="input", references=None):
+    check_is_fitted(estimator)
+    if references is None:
+        references = estimator._references
+    return explain(estimator.estimator_, X, space=space, references=references)

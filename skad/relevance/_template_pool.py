@@ -1,0 +1,240 @@
+"""Distance to templates, then min-pooling: the score runs down, relevance runs up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from skad.relevance._distance import (
+    COLUMNS,
+    ROWS,
+    FeatureSums,
+    TemplateTiles,
+    to_tensor,
+)
+from skad.relevance._pooling import PowerMean, SoftMin
+
+__all__ = ["TemplatePool", "mask_own"]
+
+
+@dataclass
+class TemplatePool:
+    """Score rows by pooled distances to templates, in bounded memory.
+
+    Tiles of distances are made, pooled and forgotten. The sums are kept relative to a
+    running maximum, so that far rows neither overflow nor underflow.
+
+    Parameters
+    ----------
+    augmented : ndarray of shape (n, d + 2)
+        Centred templates in units of the bandwidth, from `TemplateTiles.augment`.
+    center : ndarray of shape (d,)
+    pooling : SoftMin or PowerMean
+    """
+
+    augmented: np.ndarray
+    center: np.ndarray
+    pooling: SoftMin | PowerMean
+
+    @classmethod
+    def fit(cls, templates, pooling, dtype):
+        """Keep templates, an array of shape (n, d)."""
+        center = templates.mean(axis=0)
+        scaled = (templates - center) / np.sqrt(pooling.scale)
+        return cls(TemplateTiles.augment(scaled, dtype), center, pooling)
+
+    def score(self, X, device):
+        """Outlier scores of the rows: ndarray (m,), float64."""
+        return self._sweep(X, device)[0]
+
+    def relevance(self, X, rule, device):
+        """Relevance of the features: ndarray (m, d), float64, not negative."""
+        _, relevance = self._sweep(X, device, rule, _ByFeature, X.shape[1])
+        return np.maximum(relevance, 0, out=relevance)
+
+    def unattributed(self, X, rule, device):
+        """Give the score that the rule leaves over, from the distances alone: (m,)."""
+        score, attributed = self._sweep(X, device, rule, _InAll, 1)
+        return score - attributed[:, 0]
+
+    def leave_one_out(self, rows, device):
+        """Scores of the templates `rows`, each without itself: ndarray (len(rows),)."""
+        return self._sweep(None, device, own=rows)[0]
+
+    def _sweep(self, X, device, rule=None, collector=None, width=0, own=None):
+        """Pool over all templates; collect what the rule sends back, if there is one."""
+        tiles = TemplateTiles(self.augmented, device)
+        n_rows = len(X if own is None else own)
+        scores, collected = np.empty(n_rows), np.empty((n_rows, width))
+        for start in range(0, n_rows, ROWS):
+            rows = slice(start, min(start + ROWS, n_rows))
+            block = self._block(tiles, X, rows, own)
+            collect = None if rule is None else collector(block, rule)
+            log_mean, sums = block.pool(collect)
+            score = self.pooling.score(log_mean)
+            scores[rows] = _unpadded(score, rows)[:, 0]
+            if rule is not None:
+                collected[rows] = _unpadded(rule.unit(self.pooling, score) * sums, rows)
+        return scores, collected
+
+    def _block(self, tiles, X, rows, own):
+        if own is not None:
+            x = self.augmented[own[rows], :-2]
+            return _Block(tiles, self.pooling, x, to_tensor(own[rows], tiles.device))
+        with np.errstate(over="ignore"):  # the block reports it
+            x = (X[rows] - self.center) / np.sqrt(self.pooling.scale)
+            return _Block(tiles, self.pooling, x.astype(self.augmented.dtype))
+
+
+class _Block:
+    """A block of rows on its way through all the tiles."""
+
+    def __init__(self, tiles, pooling, x, own=None):
+        self.tiles, self.pooling, self.own = tiles, pooling, own
+        self.x = _padded(x, tiles.device)
+        self.left = tiles.left_factor(self.x)
+        if not torch.isfinite(self.left[:, -1]).all():
+            raise ValueError(
+                "X holds values too far from the training rows to be squared in "
+                f"{x.dtype} in units of the bandwidth."
+            )
+        self.shift = self.x.new_zeros(len(self.x), 1)
+        # Where ell is linear in the distance, the product of matrices can subtract it.
+        self.folds = pooling.linear and not tiles.direct
+
+    def pool(self, collect=None):
+        """Give L, and ``sum_j p_j slope_j (...)`` as `collect` gathers it."""
+        out = self.x.new_empty(len(self.x), COLUMNS)
+        total = self.x.new_zeros(len(self.x), 1)
+        for columns in self.tiles.columns():
+            ell = self._log_kernel(columns, out)
+            fading = self._follow_maximum(ell, first=columns.start == 0)
+            if fading is not None:
+                total *= fading
+                if collect is not None:
+                    collect.fade(fading)
+            u = collect.distance(ell + self.shift) if collect is not None else None
+            weights = self._exp(ell)
+            total += weights.sum(1, keepdim=True)
+            if collect is not None:
+                collect.add(weights, u, columns)
+        count = self.tiles.count - (self.own is not None)
+        sums = None if collect is None else collect.result() / total
+        return torch.log(total / count) + self.shift, sums
+
+    def _log_kernel(self, columns, out):
+        """Give ell of a tile, less the shift."""
+        minus_u = self.tiles.minus_distances(self.x, self.left, columns, out)
+        if self.own is not None:
+            mask_own(minus_u, self.own, columns)
+        ell = self.pooling.log_kernel(minus_u)
+        return ell if self.folds else ell.sub_(self.shift)
+
+    def _follow_maximum(self, ell, first):
+        """Raise the shift when a tile far exceeds it; give what past sums shrink by."""
+        if not (first or self.may_rise):
+            return None
+        top = ell.amax(1, keepdim=True)
+        if not first:
+            if top.max() <= self.slack:
+                return None
+            top.clamp_(min=0)
+        ell.sub_(top)
+        self.shift += top
+        if self.folds:
+            self.left[:, -1:] -= top
+        if first:
+            self._look_ahead()
+            return None
+        return torch.exp(-top)
+
+    def _look_ahead(self):
+        """See whether later tiles can overflow or underflow at all; few do."""
+        limits = torch.finfo(self.x.dtype)
+        self.slack = 0.7 * np.log(limits.max)
+        self.floor = np.log(limits.tiny) + 8
+        farthest = (self.x.norm(dim=1, keepdim=True) + self.tiles.radius).square_()
+        lowest = self.pooling.log_kernel(-farthest) - self.shift
+        self.may_rise = bool(-self.shift.min() > self.slack)  # ell <= 0
+        self.may_sink = bool(lowest.min() < self.floor)
+
+    def _exp(self, ell):
+        # exp is many times slower where it underflows.
+        return (ell.clamp_(min=self.floor) if self.may_sink else ell).exp_()
+
+
+class _ByFeature:
+    """Collects the relevance of each feature."""
+
+    def __init__(self, block, rule):
+        self.block, self.rule = block, rule
+        self.sums = FeatureSums(block.tiles, block.x)
+        self.fade = self.sums.fade
+        self.result = self.sums.result
+
+    def distance(self, ell):
+        pooling = self.block.pooling
+        return pooling.distance(ell) if self.rule.needs_distance(pooling) else None
+
+    def add(self, weights, u, columns):
+        if not self.rule.singular:
+            self.sums.add(self._sloped(weights, u), columns)
+            return
+        tiles, x = self.block.tiles, self.block.x
+        i, j = pairs = tiles.near(x, u, columns)
+        u[i, j] = torch.inf  # no relevance by this way: these pairs follow, exactly
+        self.sums.add(self._sloped(weights, u), columns)
+        for i, j, squares in tiles.differences(x, columns, pairs):
+            own = self._sloped(weights[i, j], squares.sum(1))
+            self.sums.add_pairs(i, own[:, None] * squares)
+
+    def _sloped(self, weights, u):
+        slope = self.rule.slope(self.block.pooling, u)
+        return weights if slope is None else weights * slope
+
+
+class _InAll(_ByFeature):
+    """Collects the relevance of all features together, from the distances."""
+
+    def __init__(self, block, rule):
+        self.block, self.rule = block, rule
+        self.sum = block.x.new_zeros(len(block.x), 1)
+
+    def distance(self, ell):
+        return self.block.pooling.distance(ell)
+
+    def add(self, weights, u, columns):
+        if self.rule.singular:
+            tiles, x = self.block.tiles, self.block.x
+            pairs = tiles.near(x, u, columns)
+            for i, j, squares in tiles.differences(x, columns, pairs):
+                u[i, j] = squares.sum(1)
+        self.sum += (self._sloped(weights, u) * u).sum(1, keepdim=True)
+
+    def fade(self, factor):
+        self.sum *= factor
+
+    def result(self):
+        return self.sum
+
+
+def mask_own(minus_u, own, columns):
+    """Leave each row out of its own sum: own holds the rows' places among templates."""
+    inside = (own >= columns.start) & (own < columns.stop)
+    i = inside.nonzero(as_tuple=True)[0]
+    minus_u[i, own[i] - columns.start] = -torch.inf
+
+
+def _padded(x, device):
+    """Rows on the device; in float32 always a full block.
+
+    The rounding of a matrix product depends on its shape: with one shape, a row's score
+    does not depend on how many rows come with it. In float64 the difference is 1e-15.
+    """
+    if x.dtype == np.float32:
+        x = np.pad(x, [(0, ROWS - len(x)), (0, 0)])
+    return to_tensor(np.ascontiguousarray(x), device)
+
+
+def _unpadded(values, rows):
+    return values[: rows.stop - rows.start].double().cpu().numpy()
