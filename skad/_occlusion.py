@@ -59,7 +59,7 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
     >>> from skad.explanation import occlude
     >>> X = np.random.default_rng(0).standard_normal((200, 3))
     >>> forest = IsolationForest(random_state=0).fit(X)
-    >>> occlude(forest, np.array([[0.0, 5.0, 0.0]]), X).argmax()
+    >>> int(occlude(forest, np.array([[0.0, 5.0, 0.0]]), X).argmax())
     1
     """
     X, references = _as_table(X), _as_table(references)

@@ -12,9 +12,7 @@ def is_pyod(estimator):
 
 def can_score(estimator):
     """Whether `normality` can score with the estimator."""
-    return hasattr(estimator, "score_samples") or hasattr(
-        estimator, "decision_function"
-    )
+    return hasattr(estimator, "score_samples") or hasattr(estimator, "decision_function")
 
 
 def normality(estimator, X):

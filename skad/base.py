@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skad._scores import normality
 from skad._sklearn import Interval, _fit_context
 
-__all__ = ["BaseDetector", "check_labels"]
+__all__ = ["BaseDetector"]
 
 # An offset is a quantile: 5,000 rows place the 10 % quantile within 0.4 % of its rate.
 _MAX_CALIBRATION_ROWS = 5000
@@ -38,18 +38,19 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     Parameters that subclasses offer
     --------------------------------
-    contamination : float in (0, 0.5]
-        Share of the *training* rows that `predict` flags.
+    contamination : float in (0, 0.5] or None
+        Share of the *training* rows that `predict` flags. None is 0.1, unless
+        `false_alarm_rate` is given.
     false_alarm_rate : float in (0, 0.5] or None
-        Share of *fresh* normal rows that `predict` flags, when the training rows are
-        normal: the threshold is a quantile of out-of-sample training scores, and
-        `contamination` has no effect. ``None``: the threshold is set by `contamination`.
+        Where `contamination` is None: share of *fresh* normal rows that `predict` flags,
+        when the training rows are normal. The threshold is then a quantile of
+        out-of-sample scores of the training rows.
     image_shape : tuple or None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
     """
 
     _parameter_constraints = {
-        "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right"), None],
         "image_shape": [tuple, list, None],
     }
@@ -80,9 +81,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         with all_or_nothing(self):
             X, shape = as_rows(X)
-            X = validate_data(
-                self, X, dtype=np.float64, order="C", ensure_min_samples=2
-            )
+            X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
             self.image_shape_ = self._fitted_image_shape(shape, X.shape[1])
             self._fit(X, y)
             self.offset_ = self._find_offset(X)
@@ -162,10 +161,17 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return np.zeros(len(X))
 
     def _find_offset(self, X):
-        if self.false_alarm_rate is None:
-            return np.quantile(-self._outlier_score(X), self.contamination)
+        if self._in_sample_share is not None:
+            return np.quantile(-self._outlier_score(X), self._in_sample_share)
         scores = self._out_of_sample_score(X, calibration_rows(len(X)))
         return np.quantile(-scores, self.false_alarm_rate)
+
+    @property
+    def _in_sample_share(self):
+        """Share of training rows to flag; None where false alarms set the threshold."""
+        if self.contamination is None and self.false_alarm_rate is None:
+            return 0.1
+        return self.contamination
 
     def _out_of_sample_score(self, X, rows):
         # The copies' own thresholds are never used.
@@ -191,9 +197,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             return shape
         wanted = tuple(wanted)
         if shape is not None and not same_image(shape, wanted):
-            raise ValueError(
-                f"X holds images of shape {shape}, but image_shape={wanted}."
-            )
+            raise ValueError(f"X holds images of shape {shape}, but image_shape={wanted}.")
         if prod(wanted) != n_features:
             raise ValueError(
                 f"image_shape={wanted} needs {prod(wanted)} features a row; X has "
@@ -235,30 +239,16 @@ def same_image(shape, other):
     return with_channel(shape) == with_channel(other)
 
 
-def check_labels(y):
-    """Refuse 0/1 labels; give `y` as an array.
-
-    Parameters
-    ----------
-    y : array-like of shape (n,)
-
-    Returns
-    -------
-    y : ndarray of shape (n,)
-
-    Raises
-    ------
-    ValueError
-        When the labels are exactly 0 and 1.
-    """
+def zero_one_complaint(y):
+    """Give what is wrong with labels that are exactly 0 and 1; None for others."""
     y = np.asarray(y)
-    if y.dtype.kind in "biuf" and np.array_equal(np.unique(y), [0, 1]):
-        raise ValueError(
-            "y holds the labels 0 and 1. skad's labels are scikit-learn's: +1 normal, "
-            "-1 anomaly (0 unlabelled). Labels in which 1 is the anomaly, as PyOD's, are "
-            "converted by np.where(y == 1, -1, 1)."
-        )
-    return y
+    if y.dtype.kind not in "biuf" or not np.array_equal(np.unique(y), [0, 1]):
+        return None
+    return (
+        "y holds the labels 0 and 1. skad's labels are scikit-learn's: +1 normal, -1 "
+        "anomaly (0 unlabelled). Labels in which 1 is the anomaly, as PyOD's, are "
+        "converted by np.where(y == 1, -1, 1)."
+    )
 
 
 def calibration_rows(n):

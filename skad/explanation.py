@@ -76,7 +76,7 @@ def explain(estimator, X, *, space="input", references=None):
     >>> from skad import KDE, explain
     >>> X = np.random.default_rng(0).standard_normal((100, 3)) * [1, 10, 100]
     >>> model = make_pipeline(StandardScaler(), KDE()).fit(X)
-    >>> explain(model, [[0.0, 50.0, 0.0]]).argmax()
+    >>> int(explain(model, [[0.0, 50.0, 0.0]]).argmax())
     1
     """
     _check_space(space)
@@ -189,9 +189,7 @@ def _refusal(transformer):
 
 @pull_back.register
 def _(transformer: Normalizer, X, relevance):
-    raise _refusal(
-        transformer
-    )  # a one-to-one transformer by name, but it mixes columns
+    raise _refusal(transformer)  # a one-to-one transformer by name, but it mixes columns
 
 
 @pull_back.register
@@ -266,9 +264,7 @@ def _(transformer: FeatureUnion, X, relevance):
             continue
         width = X.shape[1] if step == "passthrough" else step.transform(X).shape[1]
         block = relevance[:, start : start + width]
-        pulled = pulled + (
-            block if step == "passthrough" else pull_back(step, X, block)
-        )
+        pulled = pulled + (block if step == "passthrough" else pull_back(step, X, block))
         start += width
     return pulled
 

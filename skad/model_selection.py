@@ -1,5 +1,7 @@
 """Model selection for detectors that train on normal rows."""
 
+import warnings
+
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.pipeline import Pipeline
@@ -8,7 +10,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
-from skad.base import all_or_nothing, check_labels
+from skad.base import all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain
 
@@ -76,7 +78,12 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When `y` holds 0 and 1, does not have one label a row, or leaves no row.
+            When `y` does not have one label a row, or leaves no row to train on.
+
+        Warns
+        -----
+        UserWarning
+            When the labels are 0 and 1, which mark no anomaly here.
         """
         with all_or_nothing(self):
             X = self._normal_rows(X, y)
@@ -91,7 +98,10 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     def _normal_rows(self, X, y):
         if y is None:
             return X
-        keep = np.asarray(check_labels(y) != -1)
+        # A warning, since scikit-learn hands any y to detectors, which do not read it.
+        if complaint := zero_one_complaint(y):
+            warnings.warn(f"{complaint} All rows train.", UserWarning, stacklevel=3)
+        keep = np.asarray(y) != -1
         if keep.all():
             return X
         n = X.shape[0] if hasattr(X, "shape") else len(X)

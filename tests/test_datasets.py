@@ -120,9 +120,7 @@ def test_texture_defects_stand_out_where_the_mask_says():
     for defect, sign in [("blot", -1), ("scratch", 1)]:
         textures = make_textures(100, defect=defect, random_state=1)
         rows = textures.target == -1
-        auc = roc_auc_score(
-            textures.mask[rows].ravel(), sign * textures.data[rows].ravel()
-        )
+        auc = roc_auc_score(textures.mask[rows].ravel(), sign * textures.data[rows].ravel())
         assert auc > 0.98
 
 

@@ -162,9 +162,7 @@ def test_rotate_turns_by_the_published_angle():
     y, x = np.mgrid[:29, :29] - 14
     clean = ((np.abs(x) <= 1) & (np.abs(y) <= 12)).astype(float)[None]
     corrupted, _ = corrupt(clean, "rotate", random_state=0)
-    _, vectors = np.linalg.eigh(
-        np.cov([y.ravel(), x.ravel()], aweights=corrupted.ravel())
-    )
+    _, vectors = np.linalg.eigh(np.cov([y.ravel(), x.ravel()], aweights=corrupted.ravel()))
     assert np.arctan(abs(vectors[1, 1] / vectors[0, 1])) == pytest.approx(0.4, abs=0.01)
 
 

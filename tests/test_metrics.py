@@ -454,7 +454,7 @@ def test_report_knows_the_sign_of_pyod(anomalies):
 def test_report_needs_detectors(anomalies):
     pytest.importorskip("pandas")
     X, y, mask, _ = anomalies
-    with pytest.raises(TypeError, match="object has neither score_samples"):
+    with pytest.raises(TypeError, match="object is no detector: it has neither"):
         clever_hans_report({"o": object()}, X, y, mask=mask)
 
 

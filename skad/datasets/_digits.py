@@ -103,9 +103,7 @@ def load_corrupted_digits(
     clean = digits.images / 16
     images, masks, kind = _corrupt_share(clean, names, anomaly_share, mask, rng)
     target = signs(kind != "normal")
-    bunch = image_bunch(
-        images, target, masks, kind=kind, digit=digits.target, DESCR=_DESCR
-    )
+    bunch = image_bunch(images, target, masks, kind=kind, digit=digits.target, DESCR=_DESCR)
     return (bunch.data, target, bunch.mask) if return_X_y_mask else bunch
 
 

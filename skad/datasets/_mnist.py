@@ -95,9 +95,7 @@ def fetch_mnist(
     """
     images, label = _load("mnist", subset, data_home, download_if_missing)
     rows = _draw_rows(len(images), n_samples, random_state)
-    return _one_vs_rest(
-        images[rows], label[rows], normal_class, _MNIST_DESCR, return_X_y
-    )
+    return _one_vs_rest(images[rows], label[rows], normal_class, _MNIST_DESCR, return_X_y)
 
 
 def fetch_fashion_mnist(
@@ -154,9 +152,7 @@ def fetch_fashion_mnist(
     """
     images, label = _load("fashion_mnist", subset, data_home, download_if_missing)
     rows = _draw_rows(len(images), n_samples, random_state)
-    return _one_vs_rest(
-        images[rows], label[rows], normal_class, _FASHION_DESCR, return_X_y
-    )
+    return _one_vs_rest(images[rows], label[rows], normal_class, _FASHION_DESCR, return_X_y)
 
 
 def fetch_mnist_c(

@@ -40,11 +40,13 @@ class Bag(BaseDetector, _BaseComposition):
         one. Their parameters are the bag's: ``kde__bandwidth``.
     weights : array-like of shape (n_detectors,) or None, default=None
         Weights, not negative; only their ratios matter. None: all equal.
-    contamination : float in (0, 0.5], default=0.1
-        Share of the training rows that `predict` flags.
+    contamination : float in (0, 0.5] or None, default=None
+        Share of the training rows that `predict` flags. None is 0.1, unless
+        `false_alarm_rate` is given.
     false_alarm_rate : float in (0, 0.5] or None, default=None
-        Share of fresh normal rows that `predict` flags; the threshold is then a quantile
-        of the out-of-sample scores and `contamination` has no effect.
+        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
+        the training rows are normal. The threshold is then a quantile of the
+        out-of-sample scores.
     image_shape : tuple or None, default=None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images. Members that take an
         ``image_shape`` and have none are given the bag's.
@@ -81,7 +83,7 @@ class Bag(BaseDetector, _BaseComposition):
     >>> X = np.random.default_rng(0).standard_normal((200, 2))
     >>> forest = IsolationForest(n_estimators=20, random_state=0)
     >>> bag = Bag([("kde", KDE()), ("forest", forest)]).fit(X)
-    >>> bag.explain([[6.0, 0.0]]).argmax()
+    >>> int(bag.explain([[6.0, 0.0]]).argmax())
     0
     """
 
@@ -96,7 +98,7 @@ class Bag(BaseDetector, _BaseComposition):
         detectors,
         *,
         weights=None,
-        contamination=0.1,
+        contamination=None,
         false_alarm_rate=None,
         image_shape=None,
         n_jobs=None,

@@ -39,15 +39,11 @@ class KDE(BaseDetector):
     responsibilities :math:`p_j` (softmax of the log kernels; appendix A.2 of [1]_), and
     from each to the features in proportion to the squared differences (appendix A.3):
 
-    ============  ===============================================  ======================
-    rule          relevance :math:`R_i`                            unattributed
-    ============  ===============================================  ======================
-    taylor        :math:`\sum_j c_j (x_i - x_{ji})^2`; Gaussian    Gaussian
-                  :math:`c_j = p_j`, Student                       :math:`KL(p\|1/n)/\gamma`,
-                  :math:`c_j = p_j o / h_j`                        Student
-                                                                   :math:`\nu\sigma^2 \sum_j c_j`
-    conserving    :math:`\sum_j p_j (o / d_j) (x_i - x_{ji})^2`    :math:`\sum_{j: d_j=0} p_j o`
-    ============  ===============================================  ======================
+    - ``rule="taylor"``: :math:`R_i = \sum_j c_j (x_i - x_{ji})^2` with :math:`c_j = p_j`
+      (Gaussian) or :math:`c_j = p_j o / h_j` (Student). Unattributed:
+      :math:`KL(p \| 1/n) / \gamma` (Gaussian), :math:`\nu\sigma^2 \sum_j c_j` (Student).
+    - ``rule="conserving"``: :math:`R_i = \sum_j p_j (o / d_j) (x_i - x_{ji})^2`, a term
+      being 0 where :math:`d_j = 0`. Unattributed: :math:`\sum_{j: d_j = 0} p_j o`.
 
     The score, the relevance and the unattributed part have the units of a squared
     feature.
@@ -72,16 +68,15 @@ class KDE(BaseDetector):
         Exponent q of the Student-t kernel. ``None``: :math:`(\nu + d) / 2`, the
         density's; 1 is the harmonic mean of [1]_, for which "loo" has no meaning unless
         d = 1, since it is no density.
-    contamination : float in (0, 0.5], default=0.1
-        Share of the *training* rows that `predict` flags. A training row is its own
-        nearest template, which a fresh row has not: with a narrow bandwidth or many
-        features nearly every fresh normal row scores above such a threshold. `predict`
-        warns where that is so.
+    contamination : float in (0, 0.5] or None, default=None
+        Share of the *training* rows that `predict` flags. None is 0.1, unless
+        `false_alarm_rate` is given. A training row is its own nearest template, which a
+        fresh row has not: with a narrow bandwidth or many features nearly every fresh
+        normal row scores above such a threshold. `predict` warns where that is so.
     false_alarm_rate : float in (0, 0.5] or None, default=None
-        Share of *fresh* normal rows that `predict` flags, if the training rows are
-        normal. The threshold is then a quantile of the leave-one-out scores of the
-        training rows (of 5,000 of them, if there are more) and `contamination` has no
-        effect.
+        Where `contamination` is None: share of *fresh* normal rows that `predict` flags,
+        if the training rows are normal. The threshold is then a quantile of the
+        leave-one-out scores of the training rows (of 5,000 of them, if there are more).
     image_shape : tuple or None, default=None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
     dtype : {"float64", "float32"}, default="float64"
@@ -129,7 +124,7 @@ class KDE(BaseDetector):
     >>> kde = KDE(false_alarm_rate=0.05).fit(X)
     >>> kde.predict([[0.0, 0.0, 0.0], [0.0, 6.0, 0.0]])
     array([ 1, -1])
-    >>> kde.explain([[0.0, 6.0, 0.0]]).argmax()
+    >>> int(kde.explain([[0.0, 6.0, 0.0]]).argmax())
     1
     """
 
@@ -155,7 +150,7 @@ class KDE(BaseDetector):
         rule="taylor",
         df=1.0,
         power=None,
-        contamination=0.1,
+        contamination=None,
         false_alarm_rate=None,
         image_shape=None,
         dtype="float64",
@@ -199,26 +194,25 @@ class KDE(BaseDetector):
             twice as many of fresh rows.
         """
         labels = super().predict(X)
-        if self.false_alarm_rate is None and (
-            self.expected_false_alarm_rate_ > 2 * self.contamination
-        ):
+        share, expected = self._in_sample_share, self.expected_false_alarm_rate_
+        if share is not None and expected > 2 * share:
             warnings.warn(
-                f"The threshold flags {self.contamination:.0%} of the training rows, but "
-                f"an expected {self.expected_false_alarm_rate_:.0%} of fresh rows like "
-                "them, which lack themselves as nearest template. For a threshold that "
-                f"holds on fresh rows, set false_alarm_rate={self.contamination}.",
+                f"The threshold flags {share:.0%} of the training rows, but an expected "
+                f"{expected:.0%} of fresh rows like them, which lack themselves as nearest "
+                "template. For a threshold that holds on fresh rows, set "
+                f"false_alarm_rate={share} in place of contamination.",
                 UserWarning,
                 stacklevel=2,
             )
         return labels
 
     def _find_offset(self, X):
-        honest = -self._out_of_sample_score(X, calibration_rows(len(X)))
-        if self.false_alarm_rate is None:
-            offset = super()._find_offset(X)
+        fresh = -self._out_of_sample_score(X, calibration_rows(len(X)))
+        if self._in_sample_share is None:
+            offset = np.quantile(fresh, self.false_alarm_rate)
         else:
-            offset = np.quantile(honest, self.false_alarm_rate)
-        self.expected_false_alarm_rate_ = float(np.mean(honest < offset))
+            offset = super()._find_offset(X)
+        self.expected_false_alarm_rate_ = float(np.mean(fresh < offset))
         return offset
 
     def _outlier_score(self, X):

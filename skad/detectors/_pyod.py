@@ -8,6 +8,7 @@ from numbers import Real
 from types import SimpleNamespace
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
@@ -74,7 +75,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     >>> detector = PyODDetector(KNN(n_neighbors=3)).fit(X)
     >>> detector.predict([[0.0, 0.0], [6.0, 0.0]])
     array([ 1, -1])
-    >>> detector.explain([[6.0, 0.0]]).argmax()
+    >>> int(detector.explain([[6.0, 0.0]]).argmax())
     0
     """
 
@@ -101,7 +102,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         if self.random_state is not None:
             self._seed = check_random_state(self.random_state).randint(2**31 - 1)
         seed = None if self.random_state is None else self._seed
-        with _global_states_kept(seed):
+        with _on_its_own(seed):
             self.detector_ = self._fresh_detector(*X.shape).fit(X)
         self._references = keep_references(X)
 
@@ -125,7 +126,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         return np.quantile(-self._outlier_score(X), share)
 
     def _outlier_score(self, X):
-        with _global_states_kept(self._seed):  # some draw when they score
+        with _on_its_own(self._seed):  # some draw when they score
             scores = self.detector_.decision_function(X)
         return np.asarray(scores, dtype=np.float64).ravel()
 
@@ -149,8 +150,11 @@ def as_detector(estimator):
 
 
 @contextmanager
-def _global_states_kept(seed):
-    """Seed the global generators, which PyOD draws from and reseeds; then restore."""
+def _on_its_own(seed):
+    """Seed the global generators, which PyOD draws from and reseeds; then restore.
+
+    PyOD knows numpy arrays only, so array API dispatch is off meanwhile.
+    """
     numpy_state, python_state = np.random.get_state(), random.getstate()
     hash_seed, torch = os.environ.get("PYTHONHASHSEED"), sys.modules.get("torch")
     torch_state = torch.get_rng_state() if torch else None
@@ -160,7 +164,8 @@ def _global_states_kept(seed):
             random.seed(seed)
             if torch:
                 torch.manual_seed(seed)
-        yield
+        with config_context(array_api_dispatch=False):
+            yield
     finally:
         np.random.set_state(numpy_state)
         random.setstate(python_state)

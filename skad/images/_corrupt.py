@@ -98,13 +98,11 @@ def _check_images(images):
     images = np.asarray(images)
     if images.dtype != np.uint8 and images.dtype.kind != "f":
         raise TypeError(
-            "images must be floats in [0, 1] or uint8 in 0..255, "
-            f"got dtype {images.dtype}."
+            f"images must be floats in [0, 1] or uint8 in 0..255, got dtype {images.dtype}."
         )
     if images.ndim != 3 or images.size == 0:
         raise ValueError(
-            "images must have shape (n, H, W) with at least one pixel, "
-            f"got {images.shape}."
+            f"images must have shape (n, H, W) with at least one pixel, got {images.shape}."
         )
     # Written so that NaN, which compares false, is refused too.
     if not (images.min() >= 0 and images.max() <= _top(images)):

@@ -6,12 +6,14 @@ import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array, column_or_1d
 
-from skad.base import check_labels
+from skad.base import zero_one_complaint
 
 
 def _check_labels(y):
     """Return labels as integers: +1 normal, -1 anomaly, 0 unlabelled."""
-    y = check_labels(column_or_1d(y))
+    y = column_or_1d(y)
+    if complaint := zero_one_complaint(y):
+        raise ValueError(complaint)
     values = set(np.unique(y).tolist())
     if not values <= {-1, 0, 1}:
         raise ValueError(

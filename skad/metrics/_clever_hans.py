@@ -221,9 +221,7 @@ def _kinds(kind, anomalous):
     if kind is not None:
         check_consistent_length(anomalous, kind)
         kind = np.array([str(k) for k in kind])
-        kinds = {
-            k: anomalous & (kind == k) for k in np.unique(kind[anomalous]).tolist()
-        }
+        kinds = {k: anomalous & (kind == k) for k in np.unique(kind[anomalous]).tolist()}
     if "all" in kinds:
         raise ValueError('The kind "all" is reserved for the anomalies of every kind.')
     return {**kinds, "all": anomalous}

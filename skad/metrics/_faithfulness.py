@@ -98,9 +98,7 @@ def pixel_flipping_curve(
     True
     """
     values, reference = _check_inputs(X, reference)
-    heat = _check_heat(
-        explain(estimator, X) if relevance is None else relevance, values
-    )
+    heat = _check_heat(explain(estimator, X) if relevance is None else relevance, values)
     counts = _step_counts(heat.shape[1], steps)
     if not isinstance(n_random, Integral) or n_random < 0:
         raise ValueError(f"n_random must be an integer >= 0, got {n_random!r}.")
@@ -159,8 +157,7 @@ def _step_counts(n_features, steps):
         steps = min(n_features, 20)
     if not isinstance(steps, Integral) or not 1 <= steps <= n_features:
         raise ValueError(
-            f"steps must be an integer from 1 to the {n_features} features, "
-            f"got {steps!r}."
+            f"steps must be an integer from 1 to the {n_features} features, got {steps!r}."
         )
     return np.linspace(0, n_features, steps + 1).round().astype(int)
 
@@ -180,9 +177,7 @@ def _flip_scores(score, values, reference, places, counts):
         return np.where(flipped[:, None], reference[row], values[row])
 
     n_pairs = len(values) * len(counts)
-    return _blockwise(score, n_pairs, perturbed, values[0].size).reshape(
-        len(values), -1
-    )
+    return _blockwise(score, n_pairs, perturbed, values[0].size).reshape(len(values), -1)
 
 
 def _blockwise(score, n_rows, make_rows, row_size):

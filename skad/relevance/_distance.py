@@ -116,14 +116,10 @@ class FeatureSums:
     def result(self):
         """Give the sums, as (rows, d)."""
         x = self.x
-        return self.second.addcmul(x, self.first, value=-2).addcmul_(
-            x.square(), self.total
-        )
+        return self.second.addcmul(x, self.first, value=-2).addcmul_(x.square(), self.total)
 
     def _add_directly(self, weights, y):
-        for i in range(
-            self.x.shape[1]
-        ):  # a feature a step: no (rows, columns, d) array
+        for i in range(self.x.shape[1]):  # a feature a step: no (rows, columns, d) array
             squares = (self.x[:, i, None] - y[None, :, i]).square_()
             self.second[:, i] += squares.mul_(weights).sum(1)
 

@@ -1,0 +1,115 @@
+"""Every estimator under scikit-learn's checks and under skad's own."""
+
+import numpy as np
+import pytest
+from pyod.models.abod import ABOD
+from pyod.models.copod import COPOD
+from pyod.models.ecod import ECOD
+from pyod.models.gmm import GMM
+from pyod.models.hbos import HBOS
+from pyod.models.hdbscan import HDBSCAN
+from pyod.models.iforest import IForest
+from pyod.models.inne import INNE
+from pyod.models.kde import KDE as PyODKDE
+from pyod.models.knn import KNN
+from pyod.models.loda import LODA
+from pyod.models.lof import LOF
+from pyod.models.mcd import MCD
+from pyod.models.ocsvm import OCSVM
+from pyod.models.pca import PCA
+from pyod.models.qmcd import QMCD
+from sklearn.ensemble import IsolationForest
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from skad import KDE, Bag, InlierTraining, PyODDetector
+from skad.testing import check_detector, detector_checks
+
+FOREST = IsolationForest(n_estimators=10, random_state=0)
+DETECTORS = [
+    KDE(),
+    KDE(kernel="student"),
+    KDE(rule="conserving", bandwidth="scott", false_alarm_rate=0.1),
+    KDE(kernel="student", rule="conserving", power=1, bandwidth=1.0),
+    KDE(bandwidth=np.inf),
+    KDE(dtype="float32"),
+    KDE(kernel="student", dtype="float32"),
+    Bag([("kde", KDE()), ("knn", KNN()), ("forest", FOREST)]),
+    Bag([("kde", KDE()), ("wide", KDE(bandwidth=np.inf))], false_alarm_rate=0.1),
+    InlierTraining(KDE()),
+    InlierTraining(make_pipeline(StandardScaler(), KDE())),
+    InlierTraining(FOREST),
+    InlierTraining(make_pipeline(StandardScaler(), KNN())),
+]
+WRAPPED = [
+    *(KNN(), PyODKDE(), LOF(), OCSVM(), PCA(), ABOD(), LODA(), HDBSCAN(), QMCD()),
+    *(GMM(random_state=0), MCD(random_state=0), HBOS(n_bins=10)),
+    *(IForest(n_estimators=10, random_state=0), INNE(n_estimators=10, random_state=0)),
+]
+ALL = [*DETECTORS, *map(PyODDetector, WRAPPED)]
+# Their scores rank a row within the batch it comes with.
+BATCH_DEPENDENT = [PyODDetector(ECOD()), PyODDetector(COPOD())]
+
+
+def pairs(detectors, checks):
+    return [
+        pytest.param(d, check, id=f"{' '.join(repr(d).split())}-{name}")
+        for d in detectors
+        for name, check in checks(d)
+    ]
+
+
+def sklearn_checks(detector):
+    return [
+        (getattr(check, "func", check).__name__, check)
+        for _, check in estimator_checks_generator(detector)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("detector", "check"), pairs(ALL, sklearn_checks))
+def test_sklearn_checks(detector, check):
+    check(detector)
+
+
+@pytest.mark.parametrize(
+    ("detector", "check"), pairs(DETECTORS, lambda _: detector_checks())
+)
+def test_explanation_checks(detector, check):
+    check(detector)
+
+
+@pytest.mark.parametrize("detector", map(PyODDetector, (KNN(), PCA(), LOF())), ids=str)
+def test_explanation_checks_of_pyod(detector):
+    check_detector(detector)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("detector", BATCH_DEPENDENT, ids=str)
+def test_only_the_batch_matters_to_ecod_and_copod(detector):
+    failed = set()
+    for name, check in sklearn_checks(detector):
+        try:
+            check(detector)
+        except AssertionError:
+            failed.add(name)
+    assert failed == {"check_methods_subset_invariance"}
+
+
+def test_the_checks_find_what_they_look_for():
+    class Shuffled(KDE):
+        def _relevance(self, X):
+            return super()._relevance(X)[:, ::-1]
+
+    class Forgetful(KDE):
+        def _unattributed(self, X):
+            return np.zeros(len(X))
+
+    class Batched(KDE):
+        def _relevance(self, X):
+            return super()._relevance(X) - X.mean(axis=0)
+
+    for broken in (Shuffled(), Forgetful(), Batched()):
+        with pytest.raises(AssertionError):
+            check_detector(broken)
