@@ -68,6 +68,8 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
         raise ValueError(
             f"references have shape {references.shape[1:]} a row, X has {shape[1:]}."
         )
+    if len(references) == 0:
+        raise ValueError("references hold no row.")
     member = _membership(groups, shape[1:])
     nearest = _nearest(X, references, min(n_references, len(references)))
     score = -normality(estimator, X)
@@ -147,7 +149,7 @@ def _numeric(X):
 def _chunks(n_rows, n_groups, k):
     """Iterate over (row, group) pairs, as many as may be scored at once."""
     pairs = np.arange(n_rows * n_groups)
-    for chunk in np.array_split(pairs, -(-len(pairs) * k // _CHUNK)):
+    for chunk in np.array_split(pairs, 1 + len(pairs) * k // _CHUNK):
         yield np.divmod(chunk, n_groups)
 
 

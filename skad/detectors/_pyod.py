@@ -84,6 +84,8 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         for name in ("false_alarm_rate", "image_shape")
     } | {"random_state": ["random_state"]}
 
+    _in_sample_share = None  # `_find_offset` takes the detector's own
+
     def __init__(
         self, detector, *, false_alarm_rate=None, image_shape=None, random_state=None
     ):

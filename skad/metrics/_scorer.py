@@ -7,6 +7,7 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import _num_samples
 
 from skad._scores import normality
 from skad.explanation import explain
@@ -140,6 +141,8 @@ class ExplanationAwareScorer(BaseEstimator):
                 "cross_validate(..., params={'mask': mask})."
             )
         mask = np.asarray(mask)
+        if len(mask) != _num_samples(X):
+            raise ValueError(f"mask has {len(mask)} rows, X has {_num_samples(X)}.")
         rows = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))
         if len(rows) == 0:
             raise ValueError(
@@ -147,4 +150,9 @@ class ExplanationAwareScorer(BaseEstimator):
                 "stratified folds, fewer folds or more anomalies."
             )
         relevance = explain(estimator, _safe_indexing(X, rows))
-        return float(metric(mask[rows].reshape(relevance.shape), relevance))
+        return float(metric(_shaped_like(relevance, mask[rows]), relevance))
+
+
+def _shaped_like(relevance, mask):
+    """Give masks the shape of the relevance where one is flat and the other is not."""
+    return mask.reshape(relevance.shape) if mask.size == relevance.size else mask

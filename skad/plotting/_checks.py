@@ -1,4 +1,4 @@
-"""Shapes that rows, masks and relevance may come in."""
+"""What the displays take: wrapped estimators, rows, masks and maps of many shapes."""
 
 from math import prod
 
@@ -90,3 +90,30 @@ def table(array, name, X):
     if array.shape != X.shape:
         raise ValueError(f"{name} has shape {array.shape}, but X has shape {X.shape}.")
     return array
+
+
+def model_input(estimator, X):
+    """Transform X to what the last step sees; give its columns' names too, if known."""
+    for name in ("best_estimator_", "estimator_"):
+        estimator = getattr(estimator, name, estimator)
+    if not hasattr(estimator, "steps") or len(estimator) < 2:
+        return X, None
+    before = estimator[:-1]
+    try:
+        names = before.get_feature_names_out()
+    except (AttributeError, ValueError):
+        names = None
+    return before.transform(X), names
+
+
+def fitted_shape(estimator, n_features):
+    """Find the image shape that a detector keeps, however wrapped, if it fits."""
+    while estimator is not None:
+        shape = getattr(estimator, "image_shape_", None)
+        if shape is not None:
+            return tuple(shape) if prod(shape) == n_features else None
+        inner = getattr(estimator, "best_estimator_", None)
+        inner = getattr(estimator, "estimator_", None) if inner is None else inner
+        steps = getattr(estimator, "steps", None)
+        estimator = steps[-1][1] if steps else inner
+    return None

@@ -125,13 +125,11 @@ def hatch(bars, mask):
 
 def mask_legend(figure):
     """Say what the hatching means."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
 
     hatched = Patch(facecolor="white", edgecolor="black", hatch="////", label="in the mask")
     # Only a constrained layout can make room outside of the axes.
-    room = (
-        figure.get_layout_engine() is not None
-        and figure.get_layout_engine().adjust_compatible
-    )
+    room = isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine)
     place = "outside upper right" if room else "upper right"
     return figure.legend(handles=[hatched], loc=place, frameon=False)

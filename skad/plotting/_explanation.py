@@ -9,8 +9,10 @@ from skad.explanation import explain
 from skad.plotting._checks import (
     check_count,
     dense,
+    fitted_shape,
     heat_maps,
     image_shape_of,
+    model_input,
     planes,
     row_titles,
     table,
@@ -171,10 +173,10 @@ class ExplanationDisplay:
         check_count(X, max_rows)
         relevance = explain(estimator, X, space=space, references=references)
         scores = -normality(estimator, X)
-        inputs, names = (X, None) if space == "input" else _model_input(estimator, X)
+        inputs, names = (X, None) if space == "input" else model_input(estimator, X)
         relevance = np.asarray(relevance)
         if image_shape is None:
-            image_shape = _fitted_shape(estimator, prod(relevance.shape[1:]))
+            image_shape = fitted_shape(estimator, prod(relevance.shape[1:]))
         return cls.from_predictions(
             inputs,
             relevance,
@@ -364,30 +366,3 @@ class ExplanationDisplay:
             hatch(self.bars_, np.take_along_axis(mask, top, axis=1))
             self.legend_ = mask_legend(self.figure_)
         return self
-
-
-def _model_input(estimator, X):
-    """Transform X to what the last step sees; give its columns' names too, if known."""
-    for name in ("best_estimator_", "estimator_"):
-        estimator = getattr(estimator, name, estimator)
-    if not hasattr(estimator, "steps") or len(estimator) < 2:
-        return X, None
-    before = estimator[:-1]
-    try:
-        names = before.get_feature_names_out()
-    except (AttributeError, ValueError):
-        names = None
-    return before.transform(X), names
-
-
-def _fitted_shape(estimator, n_features):
-    """Find the image shape that a detector keeps, however wrapped, if it fits."""
-    while estimator is not None:
-        shape = getattr(estimator, "image_shape_", None)
-        if shape is not None:
-            return tuple(shape) if prod(shape) == n_features else None
-        inner = getattr(estimator, "best_estimator_", None)
-        inner = getattr(estimator, "estimator_", None) if inner is None else inner
-        steps = getattr(estimator, "steps", None)
-        estimator = steps[-1][1] if steps else inner
-    return None

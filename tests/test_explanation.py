@@ -1,0 +1,223 @@
+"""Explanations through pipelines and from outside, against what is known by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from pyod.models.knn import KNN
+from sklearn.compose import make_column_transformer
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import VarianceThreshold
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    KBinsDiscretizer,
+    MinMaxScaler,
+    Normalizer,
+    OneHotEncoder,
+    StandardScaler,
+)
+
+from skad import KDE, InlierTraining, PyODDetector, explain
+from skad.explanation import occlude, patch_groups, pull_back
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).standard_normal((80, 4)) * [1, 10, 100, 1000]
+
+
+@pytest.fixture
+def frame():
+    rng = np.random.default_rng(0)
+    colour = rng.choice(["red", "green", "blue"], 60)
+    return pd.DataFrame(
+        {"a": rng.standard_normal(60), "colour": colour, "b": rng.random(60), "skip": 1.0}
+    )
+
+
+def test_scalers_are_undone_in_both_spaces(X):
+    model = make_pipeline(StandardScaler(), "passthrough", MinMaxScaler(), KDE()).fit(X)
+    relevance = model[-1].explain(model[:-1].transform(X))
+    assert_allclose(explain(model, X), relevance)
+    assert_allclose(explain(model, X, space="model"), relevance)
+
+
+def test_selected_features_go_back_to_their_places(X):
+    X = np.insert(X, 1, 5.0, axis=1)
+    model = make_pipeline(VarianceThreshold(), StandardScaler(), KDE()).fit(X)
+    inner = explain(model, X, space="model")
+    assert inner.shape == (80, 4)
+    assert_allclose(explain(model, X)[:, [0, 2, 3, 4]], inner)
+    assert (explain(model, X)[:, 1] == 0).all()
+
+
+def test_columns_of_a_frame(frame):
+    transform = make_column_transformer(
+        (OneHotEncoder(), ["colour"]), ("passthrough", ["b"]), (StandardScaler(), ["a"])
+    )
+    model = make_pipeline(transform, KDE(bandwidth=1.0)).fit(frame)
+    inner = explain(model, frame, space="model")  # blue, green, red, b, a
+    expected = np.c_[inner[:, 4], inner[:, :3].sum(axis=1), inner[:, 3], np.zeros(60)]
+    assert_allclose(explain(model, frame), expected)
+
+
+def test_imputers_indicators_bins_and_unions(X):
+    X[::3, 2] = np.nan
+    imputer = SimpleImputer(add_indicator=True).fit(X)
+    relevance = np.arange(5.0) + np.zeros((80, 1))
+    assert_allclose(pull_back(imputer, X, relevance)[0], [0, 1, 2 + 4, 3])
+    X = np.nan_to_num(X)
+    bins = KBinsDiscretizer(
+        2, encode="onehot-dense", quantile_method="averaged_inverted_cdf"
+    )
+    wide = np.arange(8.0) + np.zeros((80, 1))
+    assert_allclose(pull_back(bins.fit(X), X, wide)[0], [1, 5, 9, 13])
+    union = FeatureUnion([("a", StandardScaler()), ("b", MinMaxScaler())]).fit(X)
+    assert_allclose(pull_back(union, X, wide)[0], [4, 6, 8, 10])
+
+
+def test_dropped_and_rare_levels():
+    X = np.array([["a"], ["a"], ["b"], ["b"], ["c"]] * 4)
+    encoder = OneHotEncoder(drop="first", min_frequency=5).fit(X)
+    width = encoder.transform(X).shape[1]
+    relevance = np.random.default_rng(0).random((20, width))
+    assert_allclose(pull_back(encoder, X, relevance)[:, 0], relevance.sum(axis=1))
+
+
+@pytest.mark.parametrize("step", [PCA(2), Normalizer(), FunctionTransformer(np.log1p)])
+def test_mixing_transformers_are_refused_with_advice(X, step):
+    model = make_pipeline(step, KDE()).fit(abs(X))
+    with pytest.raises(TypeError, match=r"space='model'.*occlude.*pull_back\.register"):
+        explain(model, abs(X))
+    assert len(explain(model, abs(X), space="model")) == 80
+
+
+def test_searches_nested_pipelines_and_n_d_input(X):
+    search = GridSearchCV(
+        make_pipeline(make_pipeline(StandardScaler()), KDE()),
+        {"kde__bandwidth": [0.5, 1.0]},
+        scoring=lambda model, X, y=None: model.score_samples(X).mean(),
+    ).fit(X)
+    assert_allclose(explain(search, X), explain(search.best_estimator_, X))
+    images = X.reshape(80, 2, 2)
+    model = make_pipeline(FunctionTransformer(), KDE()).fit(images)
+    assert explain(model, images).shape == (80, 2, 2)
+
+
+def test_teaching_rules(X):
+    class Doubled(FunctionTransformer):
+        pass
+
+    class Constant(IsolationForest):
+        pass
+
+    pull_back.register(Doubled, lambda transformer, X, relevance: relevance / 2)
+    explain.register(Constant, lambda e, X, **_: np.ones(np.shape(X)))
+    model = make_pipeline(Doubled(np.copy), Constant(n_estimators=2)).fit(X)
+    assert (explain(model[-1], X) == 1).all()
+    assert (explain(model, X) == 0.5).all()
+
+
+def test_detectors_without_a_rule_need_references(X):
+    forest = IsolationForest(n_estimators=20, random_state=0).fit(X)
+    for model in (forest, make_pipeline(StandardScaler(), forest).fit(X)):
+        with pytest.raises(ValueError, match="InlierTraining"):
+            explain(model, X)
+        assert explain(model, X[:3], references=X).shape == (3, 4)
+    projected = make_pipeline(PCA(2), forest).fit(X)
+    assert explain(projected, X[:3], references=X).shape == (3, 4)
+    assert explain(projected, X[:3], references=X, space="model").shape == (3, 2)
+
+
+def test_what_cannot_be_explained(X):
+    y = np.arange(80) % 2
+    with pytest.raises(ValueError, match="space must be"):
+        explain(KDE(), X, space="latent")
+    with pytest.raises(NotFittedError):
+        explain(IsolationForest(), X)
+    with pytest.raises(NotFittedError):
+        explain(make_pipeline(StandardScaler(), KDE()), X)
+    with pytest.raises(TypeError, match="StandardScaler can't be explained"):
+        explain(StandardScaler().fit(X), X)
+    with pytest.raises(ValueError, match="LogisticRegression has no explanation"):
+        explain(LogisticRegression().fit(X, y), X)
+
+
+class Additive:
+    """o(x) = sum_i w_i x_i: occlusion has a closed form."""
+
+    weights = np.array([1.0, -2.0, 0.0, 3.0])
+
+    def score_samples(self, X):
+        return -(X.reshape(len(X), -1) @ self.weights)
+
+
+def test_occlusion_of_an_additive_score(X):
+    references = np.random.default_rng(1).standard_normal((5, 4))
+    one_by_one = occlude(Additive(), X, references, n_references=5)
+    expected = Additive.weights * (X - references.mean(axis=0))
+    assert_allclose(one_by_one, expected, atol=1e-9)
+    groups = [0, 0, 7, 7]
+    grouped = occlude(Additive(), X, references, groups=groups, n_references=5)
+    halves = expected.reshape(80, 2, 2).sum(axis=2) / 2
+    assert_allclose(grouped, np.repeat(halves, 2, axis=1), atol=1e-9)
+    images = occlude(
+        Additive(), X.reshape(80, 2, 2), references.reshape(5, 2, 2), n_references=5
+    )
+    assert_allclose(images, expected.reshape(80, 2, 2), atol=1e-9)
+
+
+def test_occlusion_compares_with_the_nearest():
+    references = np.array([[0.0, 0, 0, 0], [1.0, 1, 1, 1], [9.0, 9, 9, 9]])
+    relevance = occlude(Additive(), np.ones((1, 4)) * 1.1, references, n_references=1)
+    assert_allclose(relevance[0], Additive.weights * 0.1)
+
+
+def test_occlusion_in_chunks(X, monkeypatch):
+    whole = occlude(Additive(), X, X)
+    monkeypatch.setattr("skad._occlusion._CHUNK", 50)
+    assert_allclose(occlude(Additive(), X, X), whole)
+
+
+def test_occlusion_of_a_frame(frame):
+    encode = make_column_transformer(
+        (OneHotEncoder(), ["colour"]), remainder=StandardScaler()
+    )
+    model = InlierTraining(make_pipeline(encode, LocalOutlierFactor(novelty=True))).fit(
+        frame
+    )
+    odd = frame.iloc[:1].assign(b=30.0)
+    assert model.explain(odd).argmax() == 2
+    assert (model.explain(odd)[:, 3] == 0).all()
+
+
+def test_occlusion_refuses_what_does_not_fit(X):
+    with pytest.raises(
+        ValueError, match=r"references have shape \(3,\) a row, X has \(4,\)"
+    ):
+        occlude(Additive(), X, X[:, :3])
+    with pytest.raises(ValueError, match="names 3 features, X has 4"):
+        occlude(Additive(), X, X, groups=[0, 1, 2])
+    with pytest.raises(ValueError, match="references hold no row"):
+        occlude(Additive(), X, X[:0])
+
+
+def test_patches():
+    groups = patch_groups((3, 5, 6), 2)
+    assert groups.shape == (3, 5, 6) and len(np.unique(groups)) == 9
+    assert (groups[0] == groups[2]).all() and (groups[0, :2, :2] == 0).all()
+
+
+def test_raw_pyod_detectors_are_explained_with_the_right_sign(X):
+    outlier = np.zeros((1, 4))
+    outlier[0, 2] = 900
+    raw = KNN().fit(X)
+    assert explain(raw, outlier, references=X).argmax() == 2
+    assert PyODDetector(KNN()).fit(X).explain(outlier).argmax() == 2

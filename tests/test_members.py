@@ -1,0 +1,284 @@
+"""PyODDetector, Bag and InlierTraining."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from pyod.models.auto_encoder import AutoEncoder
+from pyod.models.deep_svdd import DeepSVDD
+from pyod.models.iforest import IForest
+from pyod.models.kde import KDE as PyODKDE
+from pyod.models.knn import KNN
+from pyod.models.sampling import Sampling
+from pyod.models.vae import VAE
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skad import KDE, Bag, InlierTraining, PyODDetector
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 3))
+    y = np.where(np.arange(200) < 30, -1, 1)
+    X[:30] += rng.choice([-2.5, 2.5], (30, 3))
+    return X, y
+
+
+def folds():
+    return StratifiedKFold(3, shuffle=True, random_state=0)
+
+
+def test_pyod_signs_labels_and_thresholds(data):
+    X, y = data
+    raw, wrapped = (
+        KNN(contamination=0.15).fit(X),
+        PyODDetector(KNN(contamination=0.15)).fit(X),
+    )
+    assert_allclose(wrapped.score_samples(X), -raw.decision_function(X))
+    assert np.mean(wrapped.predict(X) == -1) == 0.15
+    assert roc_auc_score(y, wrapped.decision_function(X)) > 0.9
+
+
+def test_every_parameter_acts_in_a_search(data):
+    X, y = data
+    bandwidths = [0.01, 0.3, 1.0, 10.0]
+    search = GridSearchCV(
+        PyODDetector(PyODKDE()),
+        {"detector__bandwidth": bandwidths},
+        scoring="roc_auc",
+        cv=folds(),
+    ).fit(X, y)
+    by_hand = [
+        cross_val_score(
+            PyODDetector(PyODKDE(bandwidth=b)), X, y, scoring="roc_auc", cv=folds()
+        )
+        for b in bandwidths
+    ]
+    assert_allclose(search.cv_results_["mean_test_score"], np.mean(by_hand, axis=1))
+    assert len(set(search.cv_results_["mean_test_score"])) > 1
+    wrapped = PyODDetector(KNN()).set_params(detector__metric="manhattan", detector__p=1)
+    direct = KNN(metric="manhattan", p=1).fit(X).decision_function(X)
+    assert_allclose(wrapped.fit(X).score_samples(X), -direct)
+
+
+def test_n_features_and_batch_size_are_filled_in(data):
+    X = data[0][:20]
+    wide = make_pipeline(PCA(2), PyODDetector(DeepSVDD(n_features=99, epochs=1)))
+    assert np.isfinite(wide.fit(X).score_samples(X)).all()
+    small = PyODDetector(AutoEncoder(epoch_num=1, verbose=0)).fit(X)
+    assert small.detector_.batch_size == 20 and np.isfinite(small.score_samples(X)).all()
+
+
+def test_seeds_are_honoured_and_global_states_kept(data):
+    X, _ = data
+    states = str(np.random.get_state()), random.getstate(), torch.get_rng_state().tolist()
+    for detector in (VAE(epoch_num=1, verbose=0), IForest(n_estimators=5), Sampling()):
+        one, two, other = (
+            PyODDetector(detector, random_state=seed).fit(X).score_samples(X)
+            for seed in (0, 0, 1)
+        )
+        assert_allclose(one, two)
+        assert not np.allclose(one, other)
+    after = str(np.random.get_state()), random.getstate(), torch.get_rng_state().tolist()
+    assert after == states
+
+
+def test_pyod_threshold_on_fresh_rows():
+    rng = np.random.default_rng(0)
+    X, fresh = rng.standard_normal((500, 6)), rng.standard_normal((4000, 6))
+    pyod = PyODKDE(bandwidth=0.37)
+    with_itself = PyODDetector(pyod).fit(X)
+    honest = PyODDetector(pyod, false_alarm_rate=0.1).fit(X)
+    assert np.mean(with_itself.predict(fresh) == -1) > 0.9
+    assert 0.05 < np.mean(honest.predict(fresh) == -1) < 0.15
+
+
+def test_only_pyod_is_wrapped(data):
+    with pytest.raises(TypeError, match=r"detector of PyOD, got IsolationForest\(\)"):
+        PyODDetector(IsolationForest()).fit(data[0])
+
+
+def members():
+    forest = IsolationForest(n_estimators=10, random_state=0)
+    scaled = make_pipeline(StandardScaler(), KDE(bandwidth=0.5))
+    return [
+        ("kde", KDE(bandwidth=0.7)),
+        ("forest", forest),
+        ("knn", KNN()),
+        ("pipe", scaled),
+    ]
+
+
+def test_bag_is_the_mean_of_standardised_scores(data):
+    X, fresh = data[0][:150], data[0][150:]
+    bag = Bag(
+        [("one", KDE(bandwidth=0.7)), ("two", KDE(bandwidth=3.0))], weights=[1, 3]
+    ).fit(X)
+    total, relevance = 0, 0
+    for weight, bandwidth in ((0.25, 0.7), (0.75, 3.0)):
+        kde = KDE(bandwidth=bandwidth)
+        left_out = [
+            -kde.fit(np.delete(X, i, 0)).score_samples(X[[i]])[0] for i in range(len(X))
+        ]
+        kde.fit(X)
+        total = total + weight * (-kde.score_samples(fresh) - np.mean(left_out)) / np.std(
+            left_out
+        )
+        relevance = relevance + weight * kde.explain(fresh) / np.std(left_out)
+    assert_allclose(-bag.score_samples(fresh), total, rtol=1e-8)
+    assert_allclose(bag.explain(fresh), relevance, rtol=1e-8)
+
+
+def test_bag_of_everything_keeps_the_sum_law(data):
+    X, y = data
+    bag = Bag(members()).fit(X[y == 1])
+    law = bag.explain(X).sum(axis=1) + bag.unattributed(X)
+    assert_allclose(law, -bag.score_samples(X), rtol=1e-9)
+    assert roc_auc_score(y, bag.score_samples(X)) > 0.9
+    assert_allclose(
+        Bag(members(), n_jobs=2).fit(X[y == 1]).score_samples(X), bag.score_samples(X)
+    )
+
+
+def test_bag_of_equals_ranks_as_its_member(data):
+    X, _ = data
+    kde = KDE().fit(X)
+    bag = Bag([("a", KDE()), ("b", KDE())]).fit(X)
+    a, b = kde.explain(X), bag.explain(X)
+    assert_allclose(b, a * np.ptp(b) / np.ptp(a), atol=1e-9)
+    assert (np.argsort(bag.score_samples(X)) == np.argsort(kde.score_samples(X))).all()
+
+
+def test_units_of_a_member_do_not_matter(data):
+    X, _ = data
+
+    class Scaled(KDE):
+        def _outlier_score(self, X):
+            return 1000 * super()._outlier_score(X) + 7
+
+        def _relevance(self, X):
+            return 1000 * super()._relevance(X)
+
+        def _out_of_sample_score(self, X, rows):
+            return 1000 * super()._out_of_sample_score(X, rows) + 7
+
+    plain = Bag([("a", KDE()), ("b", KDE(bandwidth=2.0))]).fit(X)
+    scaled = Bag([("a", Scaled()), ("b", KDE(bandwidth=2.0))]).fit(X)
+    assert_allclose(scaled.score_samples(X), plain.score_samples(X), rtol=1e-8)
+    assert_allclose(scaled.explain(X), plain.explain(X), rtol=1e-8)
+
+
+def test_bag_false_alarms():
+    rng = np.random.default_rng(0)
+    X, fresh = rng.standard_normal((400, 5)), rng.standard_normal((3000, 5))
+    bag = Bag([("narrow", KDE(bandwidth=0.3)), ("knn", KNN())], false_alarm_rate=0.1).fit(X)
+    assert 0.05 < np.mean(bag.predict(fresh) == -1) < 0.15
+
+
+def test_bag_parameters_are_nested(data):
+    X, y = data
+    bag = Bag(members()).set_params(kde__bandwidth=5.0, forest=KDE(), knn__n_neighbors=3)
+    assert bag.get_params()["kde__bandwidth"] == 5.0 and bag.get_params()["forest__kernel"]
+    search = GridSearchCV(
+        Bag([("a", KDE()), ("b", KDE(bandwidth=9.0))]),
+        {"a__bandwidth": [0.1, 1.0], "weights": [None, (1, 0)], "b": [KNN(), KDE()]},
+        scoring="roc_auc",
+        cv=folds(),
+        error_score="raise",
+    ).fit(X, y)
+    assert len(set(search.cv_results_["mean_test_score"].round(9))) >= 4
+
+
+def test_bag_hands_the_image_shape_down():
+    images = np.random.default_rng(0).random((30, 4, 5))
+    bag = Bag([("a", KDE()), ("b", make_pipeline(StandardScaler(), KDE()))]).fit(images)
+    assert bag.detectors_[0].image_shape_ == (4, 5)
+    assert bag.detectors_[1][-1].image_shape_ == (4, 5)
+    assert bag.explain(images).shape == images.shape
+
+
+class Constant(KDE):
+    def _outlier_score(self, X):
+        return np.full(len(X), 3.0)
+
+    def _out_of_sample_score(self, X, rows):
+        return np.full(len(rows), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("bag", "error", "message"),
+    [
+        (Bag([]), ValueError, "list of"),
+        (Bag([KDE()]), ValueError, "list of"),
+        (Bag([("a", KDE()), ("a", KDE())]), ValueError, "not unique"),
+        (Bag([("a__b", KDE())]), ValueError, "__"),
+        (Bag([("a", StandardScaler())]), TypeError, "'a' is no detector"),
+        (Bag([("a", KDE())], weights=[1, 2]), ValueError, "1 finite numbers"),
+        (Bag([("a", KDE())], weights=[-1]), ValueError, "not negative"),
+        (Bag([("a", KDE()), ("b", KDE())], weights=[0, 0]), ValueError, "not all zero"),
+        (
+            Bag([("a", Constant())]),
+            ValueError,
+            "'a' gives all training rows the same score",
+        ),
+    ],
+)
+def test_bad_bags(data, bag, error, message):
+    with pytest.raises(error, match=message):
+        bag.fit(data[0])
+    assert not [name for name in vars(bag) if name.endswith("_")]
+
+
+def test_inlier_training_leaves_anomalies_out(data):
+    X, y = data
+    model = InlierTraining(KDE(bandwidth=0.5)).fit(X, y)
+    assert_allclose(
+        model.score_samples(X), KDE(bandwidth=0.5).fit(X[y != -1]).score_samples(X)
+    )
+    assert model.offset_ == model.estimator_.offset_
+    unlabelled = np.where(y == 1, 0, -1)
+    assert_allclose(
+        InlierTraining(KDE(bandwidth=0.5)).fit(X, unlabelled).offset_, model.offset_
+    )
+
+
+def test_inlier_training_in_a_search_refits_on_normal_rows(data):
+    X, y = data
+    model = InlierTraining(make_pipeline(StandardScaler(), KDE()))
+    grid = {"estimator__kde__bandwidth": [0.1, 0.5], "estimator__kde": [KDE(), KNN()]}
+    grid = [{"estimator__kde__bandwidth": [0.1, 0.5]}, {"estimator__kde": [KNN(), KDE()]}]
+    search = GridSearchCV(
+        model, grid, scoring="roc_auc", cv=folds(), error_score="raise"
+    ).fit(X, y)
+    scaler = search.best_estimator_.estimator_[0]
+    assert_allclose(scaler.mean_, X[y == 1].mean(axis=0))
+    assert (search.cv_results_["mean_test_score"] > 0.9).all()  # PyOD's sign too
+
+
+def test_inlier_training_of_images_and_lists(data):
+    X, y = data
+    images = np.random.default_rng(0).random((40, 3, 3))
+    model = InlierTraining(KDE()).fit(images, np.r_[-np.ones(5), np.ones(35)])
+    assert model.explain(images).shape == images.shape
+    assert_allclose(
+        InlierTraining(KDE()).fit(X.tolist(), y.tolist()).score_samples(X),
+        InlierTraining(KDE()).fit(X, y).score_samples(X),
+    )
+
+
+def test_inlier_training_refuses(data):
+    X, y = data
+    with pytest.raises(ValueError, match="All 200 rows are labelled -1"):
+        InlierTraining(KDE()).fit(X, -np.ones(200))
+    with pytest.raises(ValueError, match="X has 200 rows"):
+        InlierTraining(KDE()).fit(X, y[:50])
+    with pytest.warns(UserWarning, match=r"np\.where\(y == 1, -1, 1\)"):
+        InlierTraining(KDE()).fit(X, y == -1)
