@@ -32,12 +32,14 @@ import sys
 import time
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
 from pyod.models.kde import KDE as PyODKDE
+from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
@@ -46,10 +48,18 @@ from skad.relevance._distance import COLUMNS, ROWS
 
 torch.set_num_threads(1)
 
+START = time.perf_counter()
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 FALSE_ALARM_RATE = 0.1
 BACKGROUND = 20  # rows that SHAP replaces features from
 FAST = 5  # contenders that take well under a second are repeated this many times more
+TOLERANCES = {"float64": 1e-6, "float32": 0.05}  # of a log density
+# features -> least KernelDensity / skad
+SCORE_BOUNDS = {
+    64: {"float64": 10, "float32": 20},
+    784: {"float64": 30, "float32": 60},
+}
+TIMES = ["min", "median"]
 
 
 @dataclass
@@ -98,7 +108,7 @@ class Bound:
     what: str
     measured: float
     limit: float
-    at_least: bool
+    at_least: bool = True
     unit: str = "x"
 
     @property
@@ -111,9 +121,13 @@ class Bound:
     def row(self, sizes):
         """Give the row of the table of bounds."""
         sign = "≥" if self.at_least else "≤"
-        verdict = "not judged" if sizes is QUICK else "met" if self.met else "**missed**"
         asked = f"{sign} {number(self.limit)}{self.unit}"
-        return [self.what, asked, f"{number(self.measured)}{self.unit}", verdict]
+        if np.isnan(self.measured):
+            return [self.what, asked, "-", "not measured"]
+        measured = f"{number(self.measured)}{self.unit}"
+        if sizes is QUICK:
+            return [self.what, "-", measured, "not judged"]
+        return [self.what, asked, measured, "met" if self.met else "**missed**"]
 
 
 @dataclass
@@ -131,7 +145,7 @@ class Timing:
         return float(np.median(self.seconds))
 
 
-class Skipped(Exception):  # noqa: N818
+class Skipped(Exception):
     """A section that cannot run here; the message says why."""
 
 
@@ -177,6 +191,18 @@ def ratio(peer, own):
     return f"{number(peer / own)}x"
 
 
+def side_by_side(*timings):
+    return [seconds(s) for timing in timings for s in (timing.best, timing.median)]
+
+
+def ratios(peer, own):
+    return [ratio(peer.best, own.best), ratio(peer.median, own.median)]
+
+
+def columns(*names):
+    return [f"{name}, {statistic}" for name in names for statistic in TIMES]
+
+
 def table(title, header, rows):
     """Give a Markdown table under its title."""
     lines = [header, ["---"] * len(header), *rows]
@@ -198,12 +224,17 @@ def scott(n, d):
 
 
 def fitted_kdes(X, bandwidth):
-    return {
-        dtype: KDE(
-            bandwidth=bandwidth, false_alarm_rate=FALSE_ALARM_RATE, dtype=dtype
-        ).fit(X)
-        for dtype in DTYPES
-    }
+    kde = KDE(bandwidth=bandwidth, false_alarm_rate=FALSE_ALARM_RATE)
+    return {dtype: clone(kde).set_params(dtype=dtype).fit(X) for dtype in DTYPES}
+
+
+def in_one_leaf(n, bandwidth=1.0):
+    """KernelDensity that sums over all templates directly.
+
+    In many features its tree gains no time, and its log densities are off by far
+    (scikit-learn issue 7492); as one leaf it is exact, and faster.
+    """
+    return KernelDensity(leaf_size=n + 1, bandwidth=bandwidth)
 
 
 def pyod_around(density):
@@ -258,10 +289,13 @@ def score_section(sizes, repeats):
         X, Q = normal_data(sizes.templates, sizes.queries, d)
         bandwidth = scott(len(X), d)
         progress(f"score: d={d}, fitting")
-        density = KernelDensity(bandwidth=bandwidth).fit(X)
+        densities = {
+            "KernelDensity": KernelDensity(bandwidth=bandwidth).fit(X),
+            "KernelDensity, one leaf": in_one_leaf(len(X), bandwidth).fit(X),
+        }
         kdes = fitted_kdes(X, bandwidth)
-        agreements += agreement_rows(kdes, density, Q, bandwidth, d)
-        rows, asked = against_peers(kdes, density, Q, repeats, d)
+        agreements += agreement_rows(kdes, densities, Q, bandwidth, d)
+        rows, asked = against_peers(kdes, densities, Q, repeats, d)
         peers += rows
         bounds += asked
         rows, asked = against_limit(kdes, X, Q, repeats * FAST, d)
@@ -270,64 +304,63 @@ def score_section(sizes, repeats):
     shape = f"{sizes.templates:,} templates, {sizes.queries:,} queries"
     return bounds, [
         table(
-            f"Scoring: {shape}, Gaussian kernel, bandwidth n^(-1/(d+4)). Ratios are of "
-            "the minima: contender's time / skad's.",
-            ["d", "contender", "min", "median", "/ skad float64", "/ skad float32"],
+            f"Scoring: {shape}, Gaussian kernel, bandwidth n^(-1/(d+4)). Ratios: "
+            "contender's time / skad's.",
+            ["d", "contender", *TIMES, *columns("/ skad float64", "/ skad float32")],
             peers,
         ),
         table(
             f"The limit: the same {ROWS} x {COLUMNS} tiles, only `torch.mm` and `exp_`. "
             "Ratio: skad's time / bare time.",
-            ["d", "dtype", "skad min", "median", "bare min", "median", "ratio (min)"]
-            + ["ratio (median)"],
+            ["d", "dtype", *columns("skad", "bare", "ratio")],
             limits,
         ),
         table(
-            "Agreement with KernelDensity: log densities of the queries.",
-            ["d", "dtype", "bandwidth", "largest difference", "log densities"],
+            "Log densities of 200 queries against the exact sum, that of one leaf.",
+            ["d", "bandwidth", "contender", "largest difference", "exact log densities"],
             agreements,
         ),
     ]
 
 
-def agreement_rows(kdes, density, Q, bandwidth, d):
+def agreement_rows(kdes, densities, Q, bandwidth, d):
+    """Compare log densities; skad's must be those of the exact sum."""
     few = Q[:200]
-    expected = density.score_samples(few)
-    between = f"{expected.min():.1f} to {expected.max():.1f}"
-    rows = []
-    for dtype, kde in kdes.items():
-        found = log_density(kde.score_samples(few), bandwidth, d)
-        difference = np.abs(found - expected).max()
-        if not difference < 0.1:
-            raise AssertionError(f"{dtype} differs from KernelDensity by {difference}")
-        rows.append([d, dtype, f"{bandwidth:.4f}", f"{difference:.1e}", between])
-    return rows
-
-
-def against_peers(kdes, density, Q, repeats, d):
-    pyod = pyod_around(density)
-    contenders = {
-        "KernelDensity.score_samples": lambda: density.score_samples(Q),
-        "PyOD KDE.decision_function": lambda: pyod.decision_function(Q),
-        **{
-            f"skad KDE {dtype}": lambda kde=kde: kde.score_samples(Q)
-            for dtype, kde in kdes.items()
-        },
+    exact = densities["KernelDensity, one leaf"].score_samples(few)
+    found = {
+        f"skad {dtype}": log_density(kde.score_samples(few), bandwidth, d)
+        for dtype, kde in kdes.items()
     }
+    found["KernelDensity"] = densities["KernelDensity"].score_samples(few)
+    differences = {name: np.abs(values - exact).max() for name, values in found.items()}
+    for dtype, tolerance in TOLERANCES.items():
+        if not differences[f"skad {dtype}"] < tolerance:
+            raise AssertionError(f"{dtype}, d={d}: off by {differences[f'skad {dtype}']}")
+    between = f"{exact.min():.1f} to {exact.max():.1f}"
+    return [
+        [d, f"{bandwidth:.4f}", name, f"{difference:.1e}", between]
+        for name, difference in differences.items()
+    ]
+
+
+def against_peers(kdes, densities, Q, repeats, d):
+    pyod = pyod_around(densities["KernelDensity"])
+    contenders = {name: partial(p.score_samples, Q) for name, p in densities.items()}
+    contenders["PyOD KDE"] = partial(pyod.decision_function, Q)
+    for dtype, kde in kdes.items():
+        contenders[f"skad {dtype}"] = partial(kde.score_samples, Q)
     progress(f"score: d={d}, against KernelDensity and PyOD, {repeats} repeats")
     timings = interleaved(contenders, repeats)
-    own = {dtype: timings[f"skad KDE {dtype}"].best for dtype in DTYPES}
+    own = {dtype: timings[f"skad {dtype}"] for dtype in DTYPES}
     rows = [
-        [d, name, seconds(t.best), seconds(t.median)]
-        + [ratio(t.best, own[dtype]) for dtype in DTYPES]
-        for name, t in timings.items()
+        [d, name, *side_by_side(timing)]
+        + [cell for dtype in DTYPES for cell in ratios(timing, own[dtype])]
+        for name, timing in timings.items()
     ]
-    sklearn = timings["KernelDensity.score_samples"].best
-    wide = d == max(QUICK.features) or d == max(FULL.features)
-    asked = {"float64": 30 if wide else 10, "float32": 60 if wide else 20}
+    sklearn = timings["KernelDensity"].best
     bounds = [
-        Bound(f"score, d={d}, {dtype}: KernelDensity / skad", sklearn / own[dtype], k, True)
-        for dtype, k in asked.items()
+        Bound(f"score, d={d}, {dtype}: KernelDensity / skad", sklearn / own[dtype].best, k)
+        for dtype, k in SCORE_BOUNDS.get(d, SCORE_BOUNDS[64]).items()
     ]
     return rows, bounds
 
@@ -335,18 +368,16 @@ def against_peers(kdes, density, Q, repeats, d):
 def against_limit(kdes, X, Q, repeats, d):
     contenders = {}
     for dtype, kde in kdes.items():
-        contenders["skad", dtype] = lambda kde=kde: kde.score_samples(Q)
+        contenders["skad", dtype] = partial(kde.score_samples, Q)
         contenders["bare", dtype] = bare_arithmetic(X, Q, DTYPES[dtype])
     progress(f"score: d={d}, against bare arithmetic, {repeats} repeats")
     timings = interleaved(contenders, repeats)
     rows, bounds = [], []
     for dtype in kdes:
         own, bare = timings["skad", dtype], timings["bare", dtype]
-        times = [own.best, own.median, bare.best, bare.median]
-        ratios = [ratio(own.best, bare.best), ratio(own.median, bare.median)]
-        rows.append([d, dtype, *map(seconds, times), *ratios])
+        rows.append([d, dtype, *side_by_side(own, bare), *ratios(own, bare)])
         what = f"score, d={d}, {dtype}: skad / bare arithmetic"
-        bounds.append(Bound(what, own.best / bare.best, 1.3, False))
+        bounds.append(Bound(what, own.best / bare.best, 1.3, at_least=False))
     return rows, bounds
 
 
@@ -363,35 +394,38 @@ def explain_section(sizes, repeats):
         for dtype in kdes:
             score, explain = timings["score", dtype], timings["explain", dtype]
             best = explain.best / score.best
-            times = [score.best, score.median, explain.best, explain.median]
             against_score.append(
-                [d, dtype, *map(seconds, times)]
-                + [f"{number(best)}x", ratio(explain.median, score.median)]
+                [d, dtype, *side_by_side(score, explain), *ratios(explain, score)]
             )
             what = f"explain, d={d}, {dtype}: explain / score_samples"
-            bounds.append(Bound(what, best, 3, False))
+            bounds.append(Bound(what, best, 3, at_least=False))
         try:
             peers = shap_seconds(kdes["float32"], X, Q[: sizes.shap_rows[d]], d)
+            against_shap += shap_rows(peers, timings, len(Q), d)
         except Skipped as reason:
-            against_shap = [[d, str(reason), *[""] * 5]]
-            continue
-        rows, asked = compare_with_shap(peers, timings, len(Q), d, d == sizes.features[-1])
-        against_shap += rows
-        bounds += asked
+            peers = {}
+            against_shap.append([d, str(reason), *[""] * 5])
+    bounds += shap_bounds(peers, timings, len(Q), d)  # of the most features
     return bounds, [
         table(
             f"`explain` against `score_samples`: {sizes.templates:,} templates, "
             f"{sizes.queries:,} rows.",
-            ["d", "dtype", "score min", "median", "explain min", "median"]
-            + ["ratio (min)", "ratio (median)"],
+            ["d", "dtype", *columns("score", "explain", "ratio")],
             against_score,
         ),
         table(
-            f"`explain` against SHAP, seconds a row. Skad: batch of {sizes.queries:,} "
+            f"`explain` against SHAP, time a row. skad: batch of {sizes.queries:,} "
             f"rows, or one row a call. SHAP: background of {BACKGROUND} rows, the score "
-            "function is skad's float32 `score_samples`, the faster.",
-            ["d", "SHAP explainer", "seconds a row", "evaluations a row"]
-            + ["/ skad float64, batch", "/ skad float32, batch", "/ skad float64, one row"],
+            "function is skad's float32 `score_samples`, the faster; one permutation.",
+            [
+                "d",
+                "SHAP explainer",
+                "time a row",
+                "evaluations a row",
+                "/ skad float64, batch",
+                "/ skad float32, batch",
+                "/ skad float64, one row",
+            ],
             against_shap,
         ),
     ]
@@ -400,33 +434,31 @@ def explain_section(sizes, repeats):
 def explain_timings(kdes, Q, repeats, d):
     contenders = {}
     for dtype, kde in kdes.items():
-        contenders["score", dtype] = lambda kde=kde: kde.score_samples(Q)
-        contenders["explain", dtype] = lambda kde=kde: kde.explain(Q)
-        contenders["one", dtype] = lambda kde=kde: kde.explain(Q[:1])
+        contenders["score", dtype] = partial(kde.score_samples, Q)
+        contenders["explain", dtype] = partial(kde.explain, Q)
+        contenders["one", dtype] = partial(kde.explain, Q[:1])
     progress(f"explain: d={d}, against score_samples, {repeats} repeats")
     return interleaved(contenders, repeats)
 
 
-def compare_with_shap(peers, timings, n_rows, d, judged):
-    """Give rows of the table, and the bound on kernel SHAP where d is the one asked for."""
-    batch = {dtype: timings["explain", dtype].best / n_rows for dtype in DTYPES}
-    rows = [
-        [d, name, seconds(peer), f"{evaluations:,.0f}"]
-        + [ratio(peer, own) for own in batch.values()]
-        + [ratio(peer, timings["one", "float64"].best)]
+def shap_rows(peers, timings, n_rows, d):
+    own = [timings["explain", dtype].best / n_rows for dtype in DTYPES]
+    own.append(timings["one", "float64"].best)
+    return [
+        [d, name, seconds(peer), f"{evaluations:,.0f}", *(ratio(peer, t) for t in own)]
         for name, (peer, evaluations) in peers.items()
     ]
-    if not judged:
-        return rows, []
-    kernel_shap = peers["KernelExplainer"][0]
-    return rows, [
+
+
+def shap_bounds(peers, timings, n_rows, d):
+    peer, _ = peers.get("KernelExplainer", (np.nan, np.nan))
+    return [
         Bound(
-            f"explain, d={d}, {dtype}: KernelExplainer / skad, a row",
-            kernel_shap / own,
+            f"explain, d={d}, {dtype}: KernelExplainer / skad, a row of a batch",
+            peer * n_rows / timings["explain", dtype].best,
             3000,
-            True,
         )
-        for dtype, own in batch.items()
+        for dtype in DTYPES
     ]
 
 
@@ -443,10 +475,9 @@ def shap_seconds(kde, X, rows, d):
     permutation = shap.PermutationExplainer(score, masker, seed=0)
     runs = {
         "KernelExplainer": lambda: kernel.shap_values(rows, silent=True),
-        "PermutationExplainer": lambda: permutation(
-            rows, max_evals=2 * d + 1, silent=True
-        ),
+        "PermutationExplainer": lambda: permutation(rows, max_evals=2 * d + 1, silent=True),
     }
+    warm_up_shap(shap)
     results = {}
     for name, run in runs.items():
         progress(f"explain: d={d}, {name} on {len(rows)} rows")
@@ -454,6 +485,14 @@ def shap_seconds(kde, X, rows, d):
         _, spent = once(run)
         results[name] = spent / len(rows), score.rows / len(rows)
     return results
+
+
+def warm_up_shap(shap):
+    """Compile what SHAP compiles on first use."""
+    X, row_sums = np.eye(3), partial(np.sum, axis=1)
+    masker = shap.maskers.Independent(X, max_samples=3)
+    shap.PermutationExplainer(row_sums, masker, seed=0)(X[:1] + 1, silent=True)
+    shap.KernelExplainer(row_sums, X).shap_values(X[:1], silent=True)
 
 
 class Counted:
@@ -475,40 +514,49 @@ def bandwidth_section(sizes, repeats):
     X, fresh = normal_data(n, sizes.queries, d)
     around = scott(n, d)
     candidates = np.geomspace(around / 3, around * 3, 20)
-    search = GridSearchCV(KernelDensity(), {"bandwidth": candidates}, cv=5)
-    progress(f"bandwidth: GridSearchCV on {n} x {d}, once")
-    _, grid_seconds = once(lambda: search.fit(X))
+    searches = {"KernelDensity": KernelDensity(), "KernelDensity, one leaf": in_one_leaf(n)}
+    found = {
+        f"GridSearchCV({name})": searched(density, candidates, X)
+        for name, density in searches.items()
+    }
     progress(f"bandwidth: KDE(bandwidth='loo'), {repeats} repeats")
     kde = KDE(bandwidth="loo", false_alarm_rate=FALSE_ALARM_RATE)
-    loo = interleaved({"loo": lambda: kde.fit(X)}, repeats)["loo"]
-    found = {
-        "GridSearchCV(KernelDensity), 20 values, 5 folds": (
-            search.best_params_["bandwidth"],
-            [seconds(grid_seconds)] * 2,
-            grid_seconds,
-        ),
-        "skad KDE(bandwidth='loo').fit": (
-            kde.bandwidth_,
-            [seconds(loo.best), seconds(loo.median)],
-            loo.best,
-        ),
-    }
+    loo = interleaved({"loo": partial(kde.fit, X)}, repeats)["loo"]
+    found["skad KDE(bandwidth='loo')"] = kde.bandwidth_, loo
     rows = [
-        [name, *times, f"{chosen:.4f}"]
-        + [f"{mean_log_density(X, fresh, chosen):.4f}", ratio(spent, loo.best)]
-        for name, (chosen, times, spent) in found.items()
+        [
+            name,
+            *side_by_side(timing),
+            f"{bandwidth:.4f}",
+            f"{mean_log_density(X, fresh, bandwidth):.4f}",
+            *ratios(timing, loo),
+        ]
+        for name, (bandwidth, timing) in found.items()
     ]
-    what = f"bandwidth, {n:,} x {d}: GridSearchCV / skad 'loo'"
-    bounds = [Bound(what, grid_seconds / loo.best, 50, True)]
-    return bounds, [
+    peer = found["GridSearchCV(KernelDensity)"][1].best
+    what = f"bandwidth, {n:,} x {d}: GridSearchCV(KernelDensity) / skad"
+    return [Bound(what, peer / loo.best, 50)], [
         table(
-            f"Choosing the bandwidth on {n:,} x {d}; grid of 20 from {candidates[0]:.3f} "
-            f"to {candidates[-1]:.3f}; GridSearchCV was run once.",
-            ["fit", "min", "median", "bandwidth", "mean log density of fresh rows"]
-            + ["/ skad"],
+            f"Choosing the bandwidth on {n:,} x {d}: `fit`, with 5 folds of a grid of 20 "
+            f"from {candidates[0]:.3f} to {candidates[-1]:.3f} (once) or skad's "
+            "leave-one-out likelihood. Log densities are exact, by skad.",
+            [
+                "fit",
+                *TIMES,
+                "bandwidth",
+                "mean log density of fresh rows",
+                *columns("/ skad"),
+            ],
             rows,
         )
     ]
+
+
+def searched(density, candidates, X):
+    progress(f"bandwidth: GridSearchCV, leaf_size={density.leaf_size}, once")
+    search = GridSearchCV(density, {"bandwidth": candidates}, cv=5)
+    _, spent = once(partial(search.fit, X))
+    return search.best_params_["bandwidth"], Timing([spent])
 
 
 def mean_log_density(X, fresh, bandwidth):
@@ -537,15 +585,22 @@ def memory_section(sizes, repeats):
         rows.append([name, f"{n:,}", *cells, number(result["model"]), result["measure"]])
     name, n = "skad KDE float64", sizes.memory_templates[-1]
     what = f"memory, {n:,} x {d}, {sizes.memory_queries:,} queries: peak extra"
-    bounds = [Bound(what, extra[name, n], 300, False, unit=" MB")]
+    bounds = [Bound(what, extra[name, n], 300, at_least=False, unit=" MB")]
     return bounds, [
         table(
             f"Peak extra memory, MB of 10^6 bytes (and time): {sizes.memory_queries:,} "
             f"queries, d={d}, numeric bandwidth. Extra is the peak of the process since "
             "the baseline, which holds the imports, a warm-up and the caller's arrays; "
             "the model and the results are included. Peaks accumulate from left to right.",
-            ["model", "templates", "fit", "score_samples", "explain", "the model alone"]
-            + ["read from"],
+            [
+                "model",
+                "templates",
+                "fit",
+                "score_samples",
+                "explain",
+                "the model alone",
+                "read from",
+            ],
             rows,
         )
     ]
@@ -553,7 +608,7 @@ def memory_section(sizes, repeats):
 
 def in_fresh_process(task):
     command = [sys.executable, __file__, "--memory-worker", json.dumps(task)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
@@ -581,10 +636,10 @@ def memory_stages(model, bandwidth, X, Q):
         detector = KernelDensity(bandwidth=bandwidth)
     else:
         detector = KDE(bandwidth=bandwidth, false_alarm_rate=FALSE_ALARM_RATE)
-    yield "fit", lambda: detector.fit(X)
-    yield "score_samples", lambda: detector.score_samples(Q)
+    yield "fit", partial(detector.fit, X)
+    yield "score_samples", partial(detector.score_samples, Q)
     if hasattr(detector, "explain"):
-        yield "explain", lambda: detector.explain(Q)
+        yield "explain", partial(detector.explain, Q)
 
 
 def forget_peak():
@@ -694,8 +749,8 @@ def main():
         bounds += asked
         tables.append("\n".join([f"### {name}\n", *printed]))
     progress("done")
-    missed = sum(not bound.met for bound in bounds)
-    verdict = f"{len(bounds) - missed} of {len(bounds)} bounds met, from the minima."
+    met = sum(bound.met for bound in bounds)
+    verdict = f"{met} of {len(bounds)} bounds met. Times are the minima of the repeats."
     if sizes is QUICK:
         verdict = "A quick run: the sizes are not those of the bounds."
     header = ["bound", "asked", "measured", "verdict"]
@@ -703,8 +758,6 @@ def main():
     print(environment(load))
     print("\n".join(tables))
 
-
-START = time.perf_counter()
 
 if __name__ == "__main__":
     main()

@@ -3,10 +3,9 @@
 from math import prod
 
 import numpy as np
-from sklearn.utils import _safe_indexing
-from sklearn.utils.validation import _num_samples
 
 from skad._scores import normality
+from skad._sklearn import _num_samples, _safe_indexing
 
 __all__ = ["keep_references", "occlude", "patch_groups"]
 

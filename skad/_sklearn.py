@@ -6,17 +6,20 @@ is the one place to mend.
 """
 
 from sklearn.base import _fit_context
+from sklearn.utils import _safe_indexing
 from sklearn.utils._indexing import _get_column_indices
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.validation import _num_samples
 
 __all__ = [
-    "HasMethods",
     "Interval",
     "StrOptions",
     "_BaseComposition",
     "_fit_context",
     "_get_column_indices",
+    "_num_samples",
+    "_safe_indexing",
     "one_hot_widths",
 ]
 

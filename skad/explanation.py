@@ -20,12 +20,11 @@ from sklearn.preprocessing import (
     Normalizer,
     OneHotEncoder,
 )
-from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import occlude, patch_groups
 from skad._scores import can_score
-from skad._sklearn import _get_column_indices, one_hot_widths
+from skad._sklearn import _get_column_indices, _safe_indexing, one_hot_widths
 
 __all__ = ["explain", "occlude", "patch_groups", "pull_back"]
 

@@ -5,11 +5,12 @@ import warnings
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, get_tags
+from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
+from skad._sklearn import _safe_indexing
 from skad.base import all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain

@@ -1,5 +1,6 @@
-"""Shared by the tests: plots without a window, real data where it is."""
+"""Set before anything is imported."""
 
 import os
 
-os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("MPLBACKEND", "Agg")  # plots without a window
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # else scikit-learn skips a check

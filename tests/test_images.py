@@ -49,7 +49,7 @@ def test_any_size_keeps_shape_dtype_and_range(name, height, width, dtype, seed):
 
 
 def global_state():
-    return repr(np.random.get_state())  # noqa: NPY002
+    return repr(np.random.get_state())
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

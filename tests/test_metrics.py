@@ -581,5 +581,5 @@ def test_flipping_refuses_bad_input(change, message):
 
 
 def test_flipping_needs_a_detector():
-    with pytest.raises(TypeError, match="no outlier detector"):
+    with pytest.raises(TypeError, match="is no detector"):
         pixel_flipping_curve(object(), np.eye(2), np.eye(2), reference=np.zeros(2))

@@ -5,11 +5,10 @@ from numbers import Real
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.metrics import roc_auc_score
-from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import UNUSED
-from sklearn.utils.validation import _num_samples
 
 from skad._scores import normality
+from skad._sklearn import _num_samples, _safe_indexing
 from skad.explanation import explain
 from skad.metrics._checks import _check_labels
 from skad.metrics._localization import (
