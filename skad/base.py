@@ -36,8 +36,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     Images ``(n, H, W)`` or ``(n, C, H, W)`` are flattened on entry, and relevance comes
     back in the shape of `X`. Flat and n-d input give the same scores.
 
-    Parameters that subclasses offer
-    --------------------------------
+    Notes
+    -----
+    Parameters that subclasses offer in ``__init__``:
+
     contamination : float in (0, 0.5] or None
         Share of the *training* rows that `predict` flags. None is 0.1, unless
         `false_alarm_rate` is given.

@@ -41,7 +41,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         The detector's threshold on `score_samples`.
     n_features_in_ : int
         Number of features, where the detector knows it.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where the detector knows them.
 
     See Also

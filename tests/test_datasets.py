@@ -131,7 +131,7 @@ def test_textures_seed_and_tuple():
     np.testing.assert_array_equal(X, again.data)
     np.testing.assert_array_equal(mask, again.mask)
     assert (make_textures(30, random_state=3).data != X).any()
-    assert {*make_textures(30, kind="noise").texture} == {"noise"}
+    assert {*make_textures(30, texture="noise").texture} == {"noise"}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_textures_seed_and_tuple():
         ({"n_samples": 0}, "positive integer"),
         ({"size": 4}, "at least 8"),
         ({"anomaly_share": -1}, "anomaly_share"),
-        ({"kind": "wood"}, "'stripes', 'noise', got 'wood'"),
+        ({"texture": "wood"}, "'stripes', 'noise', got 'wood'"),
         ({"defect": "hole"}, "'blot', 'scratch', 'patch', got 'hole'"),
     ],
 )

@@ -24,7 +24,7 @@ def make_textures(
     *,
     anomaly_share=0.2,
     size=32,
-    kind="both",
+    texture="both",
     defect="all",
     random_state=None,
     return_X_y_mask=False,
@@ -39,7 +39,7 @@ def make_textures(
         The share of images with a defect, in [0, 1].
     size : int, default=32
         Height and width of an image in pixels, at least 8.
-    kind : {"both", "stripes", "noise"}, default="both"
+    texture : {"both", "stripes", "noise"}, default="both"
         The texture: slanted stripes, smooth noise, or each image draws one of them.
     defect : {"all", "blot", "scratch", "patch"}, default="all"
         The defect: a dark ellipse, a bright straight line, a disk of a wrong texture
@@ -82,10 +82,10 @@ def make_textures(
     if size < 8:
         raise ValueError(f"size must be at least 8 pixels, got {size}.")
     check_share(anomaly_share)
-    check_choice("kind", kind, ("both", *_TEXTURES))
+    check_choice("texture", texture, ("both", *_TEXTURES))
     check_choice("defect", defect, ("all", *_DEFECTS))
     rng = check_random_state(random_state)
-    texture = _draw(list(_TEXTURES) if kind == "both" else [kind], n_samples, rng)
+    texture = _draw(list(_TEXTURES) if texture == "both" else [texture], n_samples, rng)
     defects = _draw(list(_DEFECTS) if defect == "all" else [defect], n_samples, rng)
     anomalous = rng.permutation(n_samples) < round(anomaly_share * n_samples)
     images, masks = _render(texture, defects, anomalous, size, rng)

@@ -67,7 +67,7 @@ class Bag(BaseDetector, _BaseComposition):
         Shape of one image, when fitted on images.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
     References

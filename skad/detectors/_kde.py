@@ -98,7 +98,7 @@ class KDE(BaseDetector):
         Shape of one image, when fitted on images.
     n_features_in_ : int
         Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
     See Also

@@ -58,7 +58,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         Shape of one image, when fitted on images.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
     Notes
