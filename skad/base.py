@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 from math import prod
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
@@ -198,6 +198,12 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if wanted is None:
             return shape
         wanted = tuple(wanted)
+        if len(wanted) not in (2, 3) or not all(
+            isinstance(side, Integral) and side > 0 for side in wanted
+        ):
+            raise ValueError(
+                f"image_shape must be (H, W) or (C, H, W), positive integers; got {wanted}."
+            )
         if shape is not None and not same_image(shape, wanted):
             raise ValueError(f"X holds images of shape {shape}, but image_shape={wanted}.")
         if prod(wanted) != n_features:

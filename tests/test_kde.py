@@ -291,6 +291,8 @@ def test_global_device_is_the_default():
         ({"false_alarm_rate": 0.0}, "false_alarm_rate"),
         ({"dtype": "float16"}, "dtype"),
         ({"image_shape": (3, 3)}, "needs 9 features a row; X has 2"),
+        ({"image_shape": (-1, -2)}, r"positive integers; got \(-1, -2\)"),
+        ({"image_shape": (2,)}, r"must be \(H, W\) or \(C, H, W\)"),
         ({"kernel": "student", "power": 1}, r"must exceed 1\.0, got power=1"),
     ],
 )
