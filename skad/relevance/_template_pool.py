@@ -101,6 +101,10 @@ class _Block:
         self.shift = self.x.new_zeros(len(self.x), 1)
         # Where ell is linear in the distance, the product of matrices can subtract it.
         self.folds = pooling.linear and not tiles.direct
+        # Weights below exp(floor) do not count, and arithmetic that underflows is many
+        # times slower.
+        limits = torch.finfo(self.x.dtype)
+        self.floor, self.slack = 0.5 * np.log(limits.tiny), 0.7 * np.log(limits.max)
 
     def pool(self, collect=None):
         """Give L, and ``sum_j p_j slope_j (...)`` as `collect` gathers it."""
@@ -108,13 +112,16 @@ class _Block:
         total = self.x.new_zeros(len(self.x), 1)
         for columns in self.tiles.columns():
             ell = self._log_kernel(columns, out)
-            fading = self._follow_maximum(ell, first=columns.start == 0)
-            if fading is not None:
+            if columns.start == 0:
+                self._subtract_maximum(ell)
+                self._look_ahead()
+            elif self.can_rise and ell.amax(1).max() > self.slack:
+                fading = torch.exp(-self._subtract_maximum(ell, at_least=0))
                 total *= fading
                 if collect is not None:
                     collect.fade(fading)
-            u = collect.distance(ell + self.shift) if collect is not None else None
-            weights = self._exp(ell)
+            u = None if collect is None else collect.distance(ell, self.shift)
+            weights = (ell.clamp_(min=self.floor) if self.can_sink else ell).exp_()
             total += weights.sum(1, keepdim=True)
             if collect is not None:
                 collect.add(weights, u, columns)
@@ -130,37 +137,22 @@ class _Block:
         ell = self.pooling.log_kernel(minus_u)
         return ell if self.folds else ell.sub_(self.shift)
 
-    def _follow_maximum(self, ell, first):
-        """Raise the shift when a tile far exceeds it; give what past sums shrink by."""
-        if not (first or self.may_rise):
-            return None
+    def _subtract_maximum(self, ell, at_least=None):
+        """Bring the maximum of a tile to 0, and of those to come; give what it took."""
         top = ell.amax(1, keepdim=True)
-        if not first:
-            if top.max() <= self.slack:
-                return None
-            top.clamp_(min=0)
+        top = top if at_least is None else top.clamp_(min=at_least)
         ell.sub_(top)
         self.shift += top
         if self.folds:
             self.left[:, -1:] -= top
-        if first:
-            self._look_ahead()
-            return None
-        return torch.exp(-top)
+        return top
 
     def _look_ahead(self):
-        """See whether later tiles can overflow or underflow at all; few do."""
-        limits = torch.finfo(self.x.dtype)
-        self.slack = 0.7 * np.log(limits.max)
-        self.floor = np.log(limits.tiny) + 8
+        """See from the first tile whether weights can overflow or underflow at all."""
         farthest = (self.x.norm(dim=1, keepdim=True) + self.tiles.radius).square_()
         lowest = self.pooling.log_kernel(-farthest) - self.shift
-        self.may_rise = bool(-self.shift.min() > self.slack)  # ell <= 0
-        self.may_sink = bool(lowest.min() < self.floor)
-
-    def _exp(self, ell):
-        # exp is many times slower where it underflows.
-        return (ell.clamp_(min=self.floor) if self.may_sink else ell).exp_()
+        self.can_rise = bool(-self.shift.min() > self.slack)  # since ell <= 0
+        self.can_sink = bool(lowest.min() < self.floor)
 
 
 class _ByFeature:
@@ -172,9 +164,11 @@ class _ByFeature:
         self.fade = self.sums.fade
         self.result = self.sums.result
 
-    def distance(self, ell):
+    def distance(self, ell, shift):
         pooling = self.block.pooling
-        return pooling.distance(ell) if self.rule.needs_distance(pooling) else None
+        if self.rule.needs_distance(pooling):
+            return pooling.distance(ell + shift)
+        return None
 
     def add(self, weights, u, columns):
         if not self.rule.singular:
@@ -200,8 +194,8 @@ class _InAll(_ByFeature):
         self.block, self.rule = block, rule
         self.sum = block.x.new_zeros(len(block.x), 1)
 
-    def distance(self, ell):
-        return self.block.pooling.distance(ell)
+    def distance(self, ell, shift):
+        return self.block.pooling.distance(ell + shift)
 
     def add(self, weights, u, columns):
         if self.rule.singular:
