@@ -1,8 +1,10 @@
 """Explain a detector from outside: exchange features for normal ones, and score again."""
 
 from math import prod
+from numbers import Integral, Real
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skad._scores import normality
 from skad._sklearn import _num_samples, _safe_indexing
@@ -48,8 +50,10 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
 
     Raises
     ------
+    TypeError
+        When `X` or `references` are sparse.
     ValueError
-        When `references` or `groups` do not fit `X`.
+        When `references` or `groups` do not fit `X`, or `n_references` is no count.
 
     Examples
     --------
@@ -62,6 +66,8 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
     1
     """
     X, references = _as_table(X), _as_table(references)
+    if not isinstance(n_references, Integral) or n_references < 1:
+        raise ValueError(f"n_references must be a positive int, got {n_references!r}.")
     shape = X.shape
     if references.shape[1:] != shape[1:]:
         raise ValueError(
@@ -117,6 +123,8 @@ def keep_references(X):
 
 
 def _as_table(X):
+    if issparse(X):
+        raise TypeError("Occlusion takes no sparse rows: give X.toarray().")
     return X if hasattr(X, "iloc") else np.asarray(X)
 
 
@@ -140,9 +148,14 @@ def _nearest(X, references, k):
 
 
 def _numeric(X):
+    """Give rows as float64 (n, d); what is missing or no number is 0."""
     if hasattr(X, "iloc"):
-        X = X.select_dtypes("number").to_numpy()
-    return np.nan_to_num(X.reshape(len(X), prod(X.shape[1:])).astype(np.float64))
+        X = X.select_dtypes("number").to_numpy(dtype=np.float64, na_value=np.nan)
+    X = X.reshape(len(X), prod(X.shape[1:]))
+    if X.dtype.kind not in "biuf":
+        numbers = [x if isinstance(x, Real) else 0 for x in X.ravel().tolist()]
+        X = np.array(numbers, dtype=np.float64).reshape(X.shape)
+    return np.nan_to_num(X.astype(np.float64))
 
 
 def _chunks(n_rows, n_groups, k):

@@ -5,7 +5,8 @@ checks read them; the names are underscored but stable since 1.3. Should one mov
 is the one place to mend.
 """
 
-from sklearn.base import _fit_context
+import numpy as np
+from sklearn.base import _clone_parametrized, _fit_context
 from sklearn.utils import _safe_indexing
 from sklearn.utils._indexing import _get_column_indices
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -20,6 +21,8 @@ __all__ = [
     "_get_column_indices",
     "_num_samples",
     "_safe_indexing",
+    "clone_parametrized",
+    "kept_by_imputer",
     "one_hot_widths",
 ]
 
@@ -27,3 +30,17 @@ __all__ = [
 def one_hot_widths(encoder):
     """Give the number of output columns of each input feature of a OneHotEncoder."""
     return list(encoder._n_features_outs)
+
+
+def kept_by_imputer(imputer):
+    """Tell which features an imputer keeps; it drops those never seen: bool (n,)."""
+    if imputer.keep_empty_features:
+        return np.ones(imputer.n_features_in_, dtype=bool)
+    if hasattr(imputer, "_valid_mask"):
+        return imputer._valid_mask
+    return np.array([value == value for value in imputer.statistics_], dtype=bool)
+
+
+def clone_parametrized(estimator):
+    """Clone as scikit-learn does by default, from within ``__sklearn_clone__``."""
+    return _clone_parametrized(estimator)

@@ -234,6 +234,11 @@ def as_rows(X):
     if getattr(X, "ndim", 2) <= 2:
         return X, None
     X = np.asarray(X)
+    if X.ndim > 4:
+        raise ValueError(
+            "X must be rows (n, d) or images (n, H, W) or (n, C, H, W), got an array of "
+            f"shape {X.shape}."
+        )
     shape = X.shape[1:]
     return X.reshape(len(X), prod(shape)), shape
 

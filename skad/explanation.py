@@ -11,6 +11,7 @@ from functools import singledispatch
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
 from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.feature_selection import SelectorMixin
 from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.pipeline import FeatureUnion, Pipeline
@@ -24,7 +25,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import occlude, patch_groups
 from skad._scores import can_score
-from skad._sklearn import _get_column_indices, _safe_indexing, one_hot_widths
+from skad._sklearn import (
+    _get_column_indices,
+    _safe_indexing,
+    kept_by_imputer,
+    one_hot_widths,
+)
 
 __all__ = ["explain", "occlude", "patch_groups", "pull_back"]
 
@@ -46,7 +52,8 @@ def explain(estimator, X, *, space="input", references=None):
         for a Pipeline only.
     references : array-like of shape (m, d), default=None
         Normal rows, in the space of `X`, for detectors without an explanation of their
-        own; detectors with one take no notice of it.
+        own and Pipelines whose transformers mix columns: they are explained by
+        occlusion. Others take no notice of it.
 
     Returns
     -------
@@ -57,8 +64,8 @@ def explain(estimator, X, *, space="input", references=None):
     Raises
     ------
     TypeError
-        When a transformer has no rule to pull relevance back, or `estimator` scores
-        nothing.
+        When a transformer has no rule to pull relevance back and there are no
+        `references`, or `estimator` scores nothing.
     ValueError
         When a detector needs `references` and got none, or `space` is unknown.
 
@@ -95,14 +102,21 @@ def _(estimator: Pipeline, X, *, space="input", references=None):
     *steps, detector = [s for _, s in estimator.steps if s not in (None, "passthrough")]
     if not _explains_itself(detector) and space == "input":
         return _explain_from_outside(estimator, X, references)
-    inputs = [X]
+    X = np.asarray(X) if isinstance(X, list | tuple) else X
+    inputs, seen = [X], references
     for step in steps:
         inputs.append(step.transform(inputs[-1]))
-        references = None if references is None else step.transform(references)
-    relevance = explain(detector, inputs.pop(), references=references)
-    if space == "input":
+        seen = None if seen is None else step.transform(seen)
+    relevance = explain(detector, inputs.pop(), references=seen)
+    if space == "model":
+        return relevance
+    try:
         for step in reversed(steps):
             relevance = pull_back(step, inputs.pop(), relevance)
+    except _NoRuleError:
+        if references is None:
+            raise
+        return occlude(estimator, X, references)
     return relevance
 
 
@@ -171,24 +185,30 @@ def pull_back(transformer, X, relevance):
     array([[3.],
            [3.]])
     """
-    if isinstance(transformer, OneToOneFeatureMixin):
+    one_to_one = isinstance(transformer, OneToOneFeatureMixin)
+    if one_to_one and relevance.shape[1:] == np.shape(X)[1:]:
         return relevance
     raise _refusal(transformer)
 
 
+class _NoRuleError(TypeError):
+    pass
+
+
 def _refusal(transformer):
     name = type(transformer).__name__
-    return TypeError(
+    return _NoRuleError(
         f"Relevance can't be pulled back through {name}: no rule says which input column "
         "an output column belongs to. explain(..., space='model') explains the columns "
-        "that come out of it, skad.explanation.occlude(estimator, X, X_normal) explains "
-        f"the whole from outside, and pull_back.register({name}) adds a rule."
+        "that come out of it, explain(..., references=X_normal) explains the whole from "
+        f"outside, by occlusion, and pull_back.register({name}) adds a rule."
     )
 
 
-@pull_back.register
-def _(transformer: Normalizer, X, relevance):
-    raise _refusal(transformer)  # a one-to-one transformer by name, but it mixes columns
+@pull_back.register(Normalizer)
+@pull_back.register(TfidfTransformer)
+def _(transformer, X, relevance):
+    raise _refusal(transformer)  # one-to-one by name, but they mix columns
 
 
 @pull_back.register
@@ -229,15 +249,11 @@ def _add_up(relevance, widths):
 @pull_back.register(SimpleImputer)
 @pull_back.register(KNNImputer)
 def _(transformer, X, relevance):
-    names = np.arange(transformer.n_features_in_).astype(str)
-    plain = names
-    if getattr(transformer, "feature_names_in_", None) is not None:
-        plain = transformer.feature_names_in_
-    out = transformer.get_feature_names_out(plain)
-    place = {f"missingindicator_{name}": i for i, name in enumerate(plain)}
-    place |= {name: i for i, name in enumerate(plain)}
-    pulled = np.zeros((len(relevance), len(plain)))
-    np.add.at(pulled.T, [place[name] for name in out], relevance.T)
+    source = np.flatnonzero(kept_by_imputer(transformer))
+    if transformer.add_indicator:
+        source = np.append(source, transformer.indicator_.features_)
+    pulled = np.zeros((len(relevance), transformer.n_features_in_))
+    np.add.at(pulled.T, source, relevance.T)
     return pulled
 
 

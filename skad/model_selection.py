@@ -3,14 +3,16 @@
 import warnings
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
+from scipy.sparse import issparse
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
+from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
-from skad._sklearn import _safe_indexing
+from skad._scores import can_score
+from skad._sklearn import _num_samples, _safe_indexing
 from skad.base import all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain
@@ -78,17 +80,20 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError
+            When the estimator does not score.
         ValueError
-            When `y` does not have one label a row, or leaves no row to train on.
+            When `y` holds strings, does not have one label a row, or leaves no row.
 
         Warns
         -----
         UserWarning
-            When the labels are 0 and 1, which mark no anomaly here.
+            When there are other labels than +1, -1, 0, or just 0 and 1, PyOD's.
         """
         with all_or_nothing(self):
+            self._check_estimator()
             X = self._normal_rows(X, y)
-            self.estimator_ = as_detector(clone(self.estimator)).fit(X)
+            self.estimator_ = as_detector(self.estimator).fit(X)
             self._references = keep_references(X)
             for name in ("n_features_in_", "feature_names_in_"):
                 vars(self).pop(name, None)
@@ -96,27 +101,49 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
                     setattr(self, name, getattr(self.estimator_, name))
         return self
 
+    def _check_estimator(self):
+        if not (hasattr(self.estimator, "fit") and can_score(self.estimator)):
+            raise TypeError(
+                f"estimator must be a detector, with fit and score_samples or "
+                f"decision_function; got {self.estimator!r}."
+            )
+
     def _normal_rows(self, X, y):
         if y is None:
             return X
-        # A warning, since scikit-learn hands any y to detectors, which do not read it.
-        if complaint := zero_one_complaint(y):
-            warnings.warn(f"{complaint} All rows train.", UserWarning, stacklevel=3)
-        keep = np.asarray(y) != -1
-        if keep.all():
-            return X
-        n = X.shape[0] if hasattr(X, "shape") else len(X)
-        if keep.shape != (n,):
-            raise ValueError(f"y has shape {keep.shape}, but X has {n} rows.")
+        keep = self._trainable(y)
+        n = _num_samples(X)
+        if len(keep) != n:
+            raise ValueError(f"y has {len(keep)} labels, but X has {n} rows.")
         if not keep.any():
             raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
-        return _safe_indexing(X, np.flatnonzero(keep))
+        if keep.all():
+            return X
+        return _safe_indexing(X.tocsr() if issparse(X) else X, np.flatnonzero(keep))
+
+    def _trainable(self, y):
+        y = column_or_1d(y)
+        if strings := [label for label in y.tolist() if isinstance(label, str)]:
+            raise ValueError(
+                "y must hold the numbers +1 (normal), -1 (anomaly) and 0 (unlabelled), got "
+                f"{strings[0]!r}."
+            )
+        complaint = zero_one_complaint(y)
+        if not complaint and not np.isin(y.astype(float), (-1, 0, 1)).all():
+            complaint = (
+                "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
+            )
+        if complaint:
+            # A warning, since scikit-learn gives detectors any y, which they do not read.
+            message = f"{complaint} All rows but those labelled -1 train."
+            warnings.warn(message, UserWarning, stacklevel=5)
+        return y != -1
 
     @property
     def offset_(self):
         """Threshold on `score_samples`."""
         check_is_fitted(self)
-        last = self.estimator_
+        last = getattr(self.estimator_, "best_estimator_", self.estimator_)
         return (last[-1] if isinstance(last, Pipeline) else last).offset_
 
     @available_if(_has("score_samples"))

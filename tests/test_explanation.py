@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from pyod.models.knn import KNN
+from scipy.sparse import csr_array
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import VarianceThreshold
-from sklearn.impute import SimpleImputer
+from sklearn.impute import KNNImputer, SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import LocalOutlierFactor
@@ -83,6 +84,15 @@ def test_imputers_indicators_bins_and_unions(X):
     assert_allclose(pull_back(union, X, wide)[0], [4, 6, 8, 10])
 
 
+def test_imputers_drop_features_never_seen(X):
+    relevance = np.arange(4.0) + np.zeros((80, 1))
+    X[:, 0] = np.nan
+    for imputer in (KNNImputer(), SimpleImputer()):
+        assert_allclose(pull_back(imputer.fit(X), X, relevance[:, :3])[0], [0, 0, 1, 2])
+        imputer.set_params(keep_empty_features=True).fit(X)
+        assert_allclose(pull_back(imputer, X, relevance[:, :4])[0], [0, 1, 2, 3])
+
+
 def test_dropped_and_rare_levels():
     X = np.array([["a"], ["a"], ["b"], ["b"], ["c"]] * 4)
     encoder = OneHotEncoder(drop="first", min_frequency=5).fit(X)
@@ -94,9 +104,12 @@ def test_dropped_and_rare_levels():
 @pytest.mark.parametrize("step", [PCA(2), Normalizer(), FunctionTransformer(np.log1p)])
 def test_mixing_transformers_are_refused_with_advice(X, step):
     model = make_pipeline(step, KDE()).fit(abs(X))
-    with pytest.raises(TypeError, match=r"space='model'.*occlude.*pull_back\.register"):
+    with pytest.raises(TypeError, match=r"space='model'.*references=.*pull_back\.register"):
         explain(model, abs(X))
     assert len(explain(model, abs(X), space="model")) == 80
+    from_outside = occlude(model, abs(X), abs(X))
+    assert_allclose(explain(model, abs(X), references=abs(X)), from_outside)
+    assert_allclose(InlierTraining(model).fit(abs(X)).explain(abs(X)), from_outside)
 
 
 def test_searches_nested_pipelines_and_n_d_input(X):
@@ -198,6 +211,25 @@ def test_occlusion_of_a_frame(frame):
     assert (model.explain(odd)[:, 3] == 0).all()
 
 
+def test_occlusion_of_mixed_arrays_and_missing_numbers(frame):
+    frame["whole"] = pd.array(range(60), dtype="Int64")
+    frame.loc[3, "whole"] = pd.NA
+
+    class Levels:
+        def score_samples(self, X):
+            return -(np.asarray(X)[:, 1] == "odd").astype(float)
+
+    odd = frame.iloc[:2].assign(colour=["odd", "red"])
+    for X, references in ((odd, frame), (odd.to_numpy(), frame.to_numpy())):
+        assert_allclose(occlude(Levels(), X, references), [[0, 1, 0, 0, 0], [0] * 5])
+
+
+def test_lists_through_pipelines(X):
+    union = FeatureUnion([("a", "passthrough"), ("b", StandardScaler())])
+    model = make_pipeline(union, KDE()).fit(X)
+    assert_allclose(explain(model, X.tolist()), explain(model, X))
+
+
 def test_occlusion_refuses_what_does_not_fit(X):
     with pytest.raises(
         ValueError, match=r"references have shape \(3,\) a row, X has \(4,\)"
@@ -205,6 +237,11 @@ def test_occlusion_refuses_what_does_not_fit(X):
         occlude(Additive(), X, X[:, :3])
     with pytest.raises(ValueError, match="names 3 features, X has 4"):
         occlude(Additive(), X, X, groups=[0, 1, 2])
+    for bad in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="n_references must be a positive int"):
+            occlude(Additive(), X, X, n_references=bad)
+    with pytest.raises(TypeError, match=r"X\.toarray\(\)"):
+        occlude(Additive(), csr_array(X), X)
     with pytest.raises(ValueError, match="references hold no row"):
         occlude(Additive(), X, X[:0])
 

@@ -150,8 +150,44 @@ def test_far_points_are_finite_and_ordered(kernel, dtype):
 
 def test_too_far_to_square():
     kde = KDE(bandwidth=1.0).fit(TEMPLATES)
-    with pytest.raises(ValueError, match="too far from the training rows"):
+    with pytest.raises(ValueError, match="too many bandwidths away"):
         kde.score_samples([[1e200, 0.0]])
+
+
+def test_rows_and_bandwidths_out_of_range():
+    with pytest.raises(ValueError, match="Training rows are too many bandwidths apart"):
+        KDE(bandwidth=1.0).fit(np.array(TEMPLATES) * 1e160)
+    for bandwidth in (1e-200, 1e200):
+        with pytest.raises(ValueError, match="square within float64"):
+            KDE(bandwidth=bandwidth).fit(TEMPLATES)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "student"])
+@pytest.mark.parametrize("bandwidth", [10.0, 1e3, 1e6, 1e9, 1e100])
+def test_wide_bandwidths_keep_their_digits(kernel, bandwidth):
+    rng = np.random.default_rng(0)
+    templates, X = rng.standard_normal((300, 5)), rng.standard_normal((50, 5))
+    to_mean = ((X - templates.mean(axis=0)) ** 2 + templates.var(axis=0)).sum(axis=1)
+    kde = KDE(kernel=kernel, bandwidth=bandwidth, rule="conserving", power=3).fit(templates)
+    o = -kde.score_samples(X)
+    if kernel == "gaussian":  # o = mean d - var d / 2 s + ...
+        assert_allclose(o, to_mean, rtol=20 / bandwidth**2 + 1e-12)
+        assert_allclose(kde.explain(X).sum(axis=1), o, rtol=1e-9)
+    else:
+        assert_allclose(o / bandwidth**2, 1 + to_mean / bandwidth**2, rtol=1e-2)
+
+
+def test_relevance_beside_a_template_among_far_ones():
+    # The other templates are thousands of bandwidths away.
+    templates = np.array([[-4000.0, 0, 0], [4000.0, 0, 0], [0, 4000.0, 4000.0]])
+    for rule in ("taylor", "conserving"):
+        relevance = (
+            KDE(bandwidth=1.0, rule=rule).fit(templates).explain([[-4000.0, 1e-5, 0]])
+        )
+        assert relevance.argmax() == 1
+    assert_allclose(
+        KDE(bandwidth=1.0).fit(templates).explain([[-4000, 1e-5, 0]])[0, 1], 1e-10
+    )
 
 
 def test_score_is_between_nearest_and_mean_distance():
@@ -231,9 +267,36 @@ def test_loo_bandwidth_takes_equal_rows_once_and_leaves_constants_out():
     assert_allclose(KDE().fit(np.repeat(X, 3, axis=0)).bandwidth_, plain, rtol=1e-9)
     assert_allclose(KDE().fit(np.c_[X, np.full(100, 7)]).bandwidth_, plain, rtol=1e-9)
     assert_allclose(
-        KDE(bandwidth="scott").fit(np.c_[X, np.full(100, 7)]).bandwidth_,
+        KDE(bandwidth="scott").fit(np.c_[X, np.full((100, 2), 0.1)]).bandwidth_,
         X.std(axis=0, ddof=0).__pow__(2).mean() ** 0.5 * 100 ** (-1 / 7),
     )
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "student"])
+@pytest.mark.parametrize(
+    "data", ["jitter", "far", "scales", "integers", "lattice", "tiny", "huge"]
+)
+def test_loo_bandwidth_of_awkward_data(data, kernel):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 10))
+    noise = 1e-12 * rng.standard_normal((200, 10))
+    awkward = {
+        "jitter": lambda: np.vstack([X, X[:40] + noise[:40]]),
+        "far": lambda: np.vstack([X, np.full((1, 10), 1e10)]),
+        "scales": lambda: X * 10.0 ** rng.uniform(-8, 8, (200, 1)),
+        "integers": lambda: np.round(X),
+        "lattice": lambda: np.arange(200.0)[:, None],
+        "tiny": lambda: 1e-140 * X,
+        "huge": lambda: 1e140 * X,
+    }[data]()
+    bandwidth = KDE(kernel=kernel).fit(awkward).bandwidth_
+    assert np.isfinite(bandwidth) and bandwidth > 0
+    plain = KDE(kernel=kernel).fit(X).bandwidth_
+    factor = {"jitter": 1, "tiny": 1e-140, "huge": 1e140}.get(data)
+    if factor is not None:
+        # Near-copies draw a Student kernel, whose tails serve the other rows, to zero.
+        slack = {"jitter": {"student": 5, "gaussian": 1.5}}.get(data, {}).get(kernel, 1.01)
+        assert 1 / slack < bandwidth / (factor * plain) < slack
 
 
 @pytest.mark.parametrize("bandwidth", ["loo", "scott"])
@@ -305,8 +368,9 @@ def test_bad_parameters(parameters, message):
 
 def test_equal_rows_have_no_bandwidth():
     for bandwidth in ("loo", "scott"):
-        with pytest.raises(ValueError, match="all rows of X are equal"):
-            KDE(bandwidth=bandwidth).fit(np.ones((5, 2)))
+        for value in (1.0, 0.1):
+            with pytest.raises(ValueError, match="all rows of X are equal"):
+                KDE(bandwidth=bandwidth).fit(np.full((100, 2), value))
     assert np.isfinite(KDE(bandwidth=1.0).fit(np.ones((5, 2))).score_samples([[1, 1]]))
 
 

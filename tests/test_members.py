@@ -1,5 +1,6 @@
 """PyODDetector, Bag and InlierTraining."""
 
+import os
 import random
 
 import numpy as np
@@ -13,10 +14,12 @@ from pyod.models.kde import KDE as PyODKDE
 from pyod.models.knn import KNN
 from pyod.models.sampling import Sampling
 from pyod.models.vae import VAE
+from scipy.sparse import coo_array
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
+from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -30,6 +33,16 @@ def data():
     y = np.where(np.arange(200) < 30, -1, 1)
     X[:30] += rng.choice([-2.5, 2.5], (30, 3))
     return X, y
+
+
+def global_states():
+    hash_seed = os.environ.get("PYTHONHASHSEED")
+    return (
+        str(np.random.get_state()),
+        random.getstate(),
+        hash_seed,
+        torch.get_rng_state().tolist(),
+    )
 
 
 def folds():
@@ -79,7 +92,7 @@ def test_n_features_and_batch_size_are_filled_in(data):
 
 def test_seeds_are_honoured_and_global_states_kept(data):
     X, _ = data
-    states = str(np.random.get_state()), random.getstate(), torch.get_rng_state().tolist()
+    states = global_states()
     for detector in (VAE(epoch_num=1, verbose=0), IForest(n_estimators=5), Sampling()):
         one, two, other = (
             PyODDetector(detector, random_state=seed).fit(X).score_samples(X)
@@ -87,8 +100,22 @@ def test_seeds_are_honoured_and_global_states_kept(data):
         )
         assert_allclose(one, two)
         assert not np.allclose(one, other)
-    after = str(np.random.get_state()), random.getstate(), torch.get_rng_state().tolist()
-    assert after == states
+    assert global_states() == states
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda detector: PyODDetector(detector, false_alarm_rate=0.1),
+        lambda detector: Bag([("raw", detector), ("kde", KDE())]),
+        lambda detector: InlierTraining(make_pipeline(StandardScaler(), detector)),
+    ],
+)
+def test_global_states_are_kept_where_constructors_seed(data, wrap):
+    model = wrap(AutoEncoder(epoch_num=1, verbose=0, batch_size=16))  # this seeds already
+    states = global_states()
+    model.fit(data[0][:40])
+    assert global_states() == states
 
 
 def test_pyod_threshold_on_fresh_rows():
@@ -199,10 +226,14 @@ def test_bag_parameters_are_nested(data):
 
 def test_bag_hands_the_image_shape_down():
     images = np.random.default_rng(0).random((30, 4, 5))
-    bag = Bag([("a", KDE()), ("b", make_pipeline(StandardScaler(), KDE()))]).fit(images)
+    inner = Bag([("c", KDE()), ("knn", KNN())])
+    projected = make_pipeline(PCA(2), KDE())
+    bag = Bag([("a", KDE()), ("inner", inner), ("projected", projected)]).fit(images)
     assert bag.detectors_[0].image_shape_ == (4, 5)
-    assert bag.detectors_[1][-1].image_shape_ == (4, 5)
+    assert bag.detectors_[1].detectors_[0].image_shape_ == (4, 5)
     assert bag.explain(images).shape == images.shape
+    law = bag.explain(images).sum(axis=(1, 2)) + bag.unattributed(images)
+    assert_allclose(law, -bag.score_samples(images), rtol=1e-9)
 
 
 class Constant(KDE):
@@ -278,7 +309,30 @@ def test_inlier_training_refuses(data):
     X, y = data
     with pytest.raises(ValueError, match="All 200 rows are labelled -1"):
         InlierTraining(KDE()).fit(X, -np.ones(200))
-    with pytest.raises(ValueError, match="X has 200 rows"):
-        InlierTraining(KDE()).fit(X, y[:50])
+    for wrong in (y[:50], np.ones(50)):
+        with pytest.raises(ValueError, match="y has 50 labels, but X has 200 rows"):
+            InlierTraining(KDE()).fit(X, wrong)
+    with pytest.raises(ValueError, match=r"\(200, 3\)"):
+        InlierTraining(KDE()).fit(X, X)
+    with pytest.raises(ValueError, match="got 'anomaly'"):
+        InlierTraining(KDE()).fit(X, np.where(y == 1, "normal", "anomaly"))
     with pytest.warns(UserWarning, match=r"np\.where\(y == 1, -1, 1\)"):
         InlierTraining(KDE()).fit(X, y == -1)
+    with pytest.warns(UserWarning, match="labels other than"):
+        InlierTraining(KDE()).fit(X, y.astype(np.uint8))
+    for estimator in (StandardScaler(), LocalOutlierFactor()):
+        with pytest.raises(TypeError, match="must be a detector"):
+            InlierTraining(estimator).fit(X)
+
+
+def test_inlier_training_around_a_search_and_sparse_rows(data):
+    X, y = data
+    search = GridSearchCV(
+        KDE(),
+        {"bandwidth": [0.5, 1.0]},
+        scoring=lambda kde, X, y=None: kde.score_samples(X).mean(),
+    )
+    model = InlierTraining(search).fit(X, y)
+    assert model.offset_ == model.estimator_.best_estimator_.offset_
+    forest = InlierTraining(IsolationForest(n_estimators=5)).fit(coo_array(X), y)
+    assert forest.score_samples(X).shape == (200,)

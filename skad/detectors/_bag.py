@@ -48,8 +48,8 @@ class Bag(BaseDetector, _BaseComposition):
         the training rows are normal. The threshold is then a quantile of the
         out-of-sample scores.
     image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images. Members that take an
-        ``image_shape`` and have none are given the bag's.
+        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images. Members see flat rows;
+        those that take an ``image_shape`` and have none are given the bag's.
     n_jobs : int or None, default=None
         Members fitted at once, as in joblib.
 
@@ -142,7 +142,8 @@ class Bag(BaseDetector, _BaseComposition):
         self.weights_ = self._check_weights(len(members))
         rows = calibration_rows(len(X))
         fitted = Parallel(n_jobs=self.n_jobs)(
-            delayed(_fit_member)(self._prepare(member), X, rows) for member in members
+            delayed(_fit_member)(name, self._prepare(member), X, rows)
+            for name, member in zip(names, members, strict=True)
         )
         self.detectors_ = [member for member, _ in fitted]
         scores = np.column_stack([scores for _, scores in fitted])
@@ -185,14 +186,10 @@ class Bag(BaseDetector, _BaseComposition):
 
     def _prepare(self, member):
         """Copy a member; tell it the image shape if it has a use for it."""
-        member = as_detector(clone(member))
-        given = member.get_params(deep=True)
-        missing = [
-            name
-            for name, value in given.items()
-            if name.split("__")[-1] == "image_shape" and value is None
-        ]
-        return member.set_params(**dict.fromkeys(missing, self.image_shape_))
+        member = as_detector(member)
+        if member.get_params(deep=False).get("image_shape", ()) is None:
+            member.set_params(image_shape=self.image_shape_)
+        return member
 
     def _check_members(self):
         members = list(self.detectors)
@@ -236,9 +233,13 @@ class Bag(BaseDetector, _BaseComposition):
                 )
 
 
-def _fit_member(member, X, rows):
+def _fit_member(name, member, X, rows):
     """Fit a member; give it with its outlier scores of the rows, out of sample."""
-    fitted = clone(member).fit(X)
-    if isinstance(member, BaseDetector):
-        return fitted, fitted._out_of_sample_score(X, rows)
-    return fitted, cross_fitted_scores(member, X, rows)
+    try:
+        fitted = clone(member).fit(X)
+        if isinstance(member, BaseDetector):
+            return fitted, fitted._out_of_sample_score(X, rows)
+        return fitted, cross_fitted_scores(member, X, rows)
+    except Exception as error:
+        error.add_note(f"While fitting member {name!r} of a Bag, or copies of it on folds.")
+        raise

@@ -10,7 +10,8 @@ from skad.relevance._template_pool import mask_own
 
 __all__ = ["leave_one_out_scale", "scott_bandwidth"]
 
-_FLOOR = -700  # exp is many times slower where it underflows
+_FLOOR = -350  # arithmetic is many times slower where it underflows
+_CANCELLED = 1e-6  # a squared distance so small against the mean lost ten digits
 
 
 def scott_bandwidth(X):
@@ -19,27 +20,26 @@ def scott_bandwidth(X):
     scikit-learn's ``bandwidth="scott"`` leaves the scale out: the two agree on features
     of unit variance.
     """
-    variance = X.var(axis=0)
-    d = np.count_nonzero(variance)
-    if d == 0:
-        raise ValueError(
-            "bandwidth='scott' needs rows that differ; all rows of X are equal. Give "
-            "the bandwidth as a number."
-        )
-    return np.sqrt(variance[variance > 0].mean()) * len(X) ** (-1 / (d + 4))
+    X, size = _normalised(X, "scott")
+    varies = np.ptp(X, axis=0) > 0
+    spread = np.sqrt(X[:, varies].var(axis=0).mean())
+    return float(size * spread * len(X) ** (-1 / (varies.sum() + 4)))
 
 
-def leave_one_out_scale(X, pooling, device):
-    """Find the scale s of maximum leave-one-out likelihood.
+def leave_one_out_scale(X, pooling, df, device):
+    """Find the scale of the bandwidth of maximum leave-one-out likelihood.
 
-    The log likelihood of row i under the others, with kernel ell of ``u = d / s``, is
+    With s the squared distance at which the kernel falls, ``2 sigma^2`` or
+    ``df sigma^2``, the log likelihood of row i under the others is
 
         log mean_{j != i} exp(ell(d_ij / s)) - (D / 2) log s + const,
 
-    D the number of features that vary. At its maximum over a Gaussian's s = 2 sigma^2,
-    ``D sigma^2`` is a mean of squared distances, hence between the mean distance to the
-    nearest row and the mean distance to any row. A grid of octaves spans that range, a
-    finer one the octaves around the best, and a spline places the maximum.
+    D the number of features that vary. At its maximum over a Gaussian's s, ``D sigma^2``
+    is a mean of squared distances, hence between the mean distance to the nearest row
+    and the mean distance to any row; for a Student-t kernel the range is that of
+    ``D s / df``, from the median nearest row on, since few near-copies could otherwise
+    pull the maximum to zero. A grid of octaves spans the range, a finer one the octaves
+    around the best, and a spline places the maximum.
 
     Equal rows count once, or the likelihood of data that repeats has no maximum. Of more
     than 5,000 rows, 5,000 are left out in turn, against all the others.
@@ -48,32 +48,42 @@ def leave_one_out_scale(X, pooling, device):
     ----------
     X : ndarray of shape (n, d)
     pooling : callable
-        Makes the pooling (SoftMin or PowerMean) of a scale.
+        Makes the pooling (SoftMin or PowerMean) of a scale s.
+    df : float or None
+        Degrees of freedom that belong to the power; None for a Gaussian.
     device : str
 
     Returns
     -------
     scale : float
+        s.
     """
-    X = np.unique(X, axis=0)
-    if len(X) < 2:
-        raise ValueError(
-            "bandwidth='loo' needs rows that differ; all rows of X are equal. Give the "
-            "bandwidth as a number."
-        )
+    X, size = _normalised(np.unique(X, axis=0), "loo")
     d = np.count_nonzero(np.ptp(X, axis=0))
-    left_out = _LeftOut(X - X.mean(axis=0), calibration_rows(len(X)), device)
-    nearest, mean = left_out.nearest.mean().item(), 2 * X.var(axis=0).sum()
-    # For a Gaussian s = 2 sigma^2; heavier tails choose a smaller s.
-    grid = _octaves(2 * nearest / d, 2 * mean / d)
-    curve = left_out.log_likelihood(grid, pooling, d)
-    while (best := np.argmax(curve)) in (0, len(grid) - 1):
-        more = grid[0] / [8, 4, 2] if best == 0 else grid[-1] * np.array([2, 4, 8])
-        grid = np.concatenate([grid, more])
-        curve = np.append(curve, left_out.log_likelihood(more, pooling, d))
-        grid, curve = grid[order := np.argsort(grid)], curve[order]
-    fine = np.geomspace(grid[best - 1], grid[best + 1], 9)
-    return _argmax(np.log(fine), left_out.log_likelihood(fine, pooling, d))
+    left_out = _LeftOut(X, calibration_rows(len(X)), device)
+    nearest = left_out.nearest.mean().item()
+    low, high = nearest, max(left_out.mean, nearest)
+    if df is not None:
+        low = min(low, left_out.nearest.median().item())
+    factors = (2, 2) if df is None else (min(2, df) / 4, 2 * max(2, df))
+    grid = _octaves(max(low, 1e-25 * high) * factors[0] / d, high * factors[1] / d)
+    best = np.argmax(left_out.log_likelihood(grid, pooling, d))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    fine = np.geomspace(*around, 9)
+    scale = _argmax(np.log(fine), left_out.log_likelihood(fine, pooling, d))
+    return size**2 * scale
+
+
+def _normalised(X, rule):
+    """Centre X and divide it by its largest entry, so that squares are safe."""
+    X = X - X.mean(axis=0)
+    size = abs(X).max()
+    if not size > 0 or not np.ptp(X, axis=0).any():
+        raise ValueError(
+            f"bandwidth={rule!r} needs rows that differ; all rows of X are equal. Give "
+            "the bandwidth as a number."
+        )
+    return X / size, size
 
 
 def _octaves(low, high):
@@ -92,18 +102,22 @@ class _LeftOut:
     """Rows against all the others, the same tiles of distances for every bandwidth."""
 
     def __init__(self, X, rows, device):
-        # Distances relative to the mean one: then `TemplateTiles` can tell whether the
-        # product of matrices is precise enough.
-        self.unit = 2 * X.var(axis=0).sum()
-        augmented = TemplateTiles.augment(X / np.sqrt(self.unit), np.float64)
+        self.mean = 2 * X.var(axis=0).sum()
+        # In units of the mean distance, where products of matrices are precise.
+        augmented = TemplateTiles.augment(X / np.sqrt(self.mean), np.float64)
         self.tiles = TemplateTiles(augmented, device)
         self.rows = to_tensor(rows, device)
-        self.nearest = torch.full((len(rows), 1), torch.inf, dtype=torch.float64)
-        self.nearest = self.nearest.to(device)
+        self.nearest = self._nearest()
+        if self.nearest.min() < _CANCELLED * self.mean:
+            self.tiles.direct = True  # slower, but precise for near rows
+            self.nearest = self._nearest()
+
+    def _nearest(self):
+        nearest = self.tiles.right.new_full((len(self.rows), 1), torch.inf)
         for block, minus_u in self._tiles():
-            nearest = self.nearest[block]
-            torch.minimum(nearest, -minus_u.amax(1, keepdim=True), out=nearest)
-        self.nearest *= self.unit
+            tile = -minus_u.amax(1, keepdim=True)
+            nearest[block] = torch.minimum(nearest[block], tile)
+        return nearest * self.mean
 
     def log_likelihood(self, scales, pooling, d):
         """Mean leave-one-out log likelihood at each scale, up to a constant."""
@@ -117,7 +131,7 @@ class _LeftOut:
         for block, minus_u in self._tiles():
             out = buffer[: minus_u.shape[0], : minus_u.shape[1]]
             for pool, top, total in zip(poolings, tops, totals, strict=True):
-                torch.mul(minus_u, self.unit / pool.scale, out=out)
+                torch.mul(minus_u, self.mean / pool.scale, out=out)
                 ell = pool.log_kernel(out).sub_(top[block])
                 total[block] += ell.clamp_(min=_FLOOR).exp_().sum(1)
         logs = torch.log(totals) + torch.stack(tops)[:, :, 0]

@@ -173,8 +173,9 @@ class KDE(BaseDetector):
         if np.isinf(self.bandwidth_):
             self._pool = MeanDistance(X)
         else:
-            pooling = self._pooling(X.shape[1])(self._scale(self.bandwidth_))
+            pooling = self._pooling(X.shape[1])(self._checked_scale())
             self._pool = TemplatePool.fit(X, pooling, np.dtype(self.dtype))
+        self._flagged_share = self._in_sample_share
 
     def predict(self, X):
         """Label the rows: +1 normal, -1 anomaly.
@@ -194,7 +195,7 @@ class KDE(BaseDetector):
             twice as many of fresh rows.
         """
         labels = super().predict(X)
-        share, expected = self._in_sample_share, self.expected_false_alarm_rate_
+        share, expected = self._flagged_share, self.expected_false_alarm_rate_
         if share is not None and expected > 2 * share:
             warnings.warn(
                 f"The threshold flags {share:.0%} of the training rows, but an expected "
@@ -239,7 +240,8 @@ class KDE(BaseDetector):
                 f"{d / 2}, got power={self.power}. Give the bandwidth as a number, or "
                 "power=None."
             )
-        scale = leave_one_out_scale(X, self._pooling(d), self._device())
+        df = None if self.kernel == "gaussian" else 2 * self._power(d) - d
+        scale = leave_one_out_scale(X, self._pooling(d), df, self._device())
         return float(np.sqrt(scale / self._scale(1.0)))
 
     def _pooling(self, d):
@@ -254,6 +256,16 @@ class KDE(BaseDetector):
     def _scale(self, bandwidth):
         """Give the squared distance at which the kernel falls: 2 sigma^2, nu sigma^2."""
         return (2.0 if self.kernel == "gaussian" else self.df) * bandwidth**2
+
+    def _checked_scale(self):
+        with np.errstate(over="ignore", under="ignore"):
+            scale = self._scale(np.float64(self.bandwidth_))
+        if not 1e-290 < scale < 1e290:
+            raise ValueError(
+                f"The bandwidth must have a square within float64, got {self.bandwidth_}; "
+                "numpy.inf is the wide limit."
+            )
+        return float(scale)
 
     def _device(self):
         if self.device is None:

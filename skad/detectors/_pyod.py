@@ -5,6 +5,7 @@ import random
 import sys
 from contextlib import contextmanager
 from numbers import Real
+from threading import RLock
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.utils import check_random_state
 
 from skad._occlusion import keep_references, occlude
 from skad._scores import is_pyod
+from skad._sklearn import clone_parametrized
 from skad.base import BaseDetector
 
 __all__ = ["PyODDetector", "as_detector"]
@@ -64,7 +66,8 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     Notes
     -----
     ECOD and COPOD rank a row among the rows it is scored with: their scores, and so their
-    explanations, depend on the batch. No wrapper can cure that.
+    explanations, depend on the batch. COF and SOD can't score one row alone. No wrapper
+    can cure that.
 
     Examples
     --------
@@ -93,6 +96,10 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         self.false_alarm_rate = false_alarm_rate
         self.image_shape = image_shape
         self.random_state = random_state
+
+    def __sklearn_clone__(self):
+        with _on_its_own(None):  # some of PyOD's constructors seed or draw
+            return clone_parametrized(self)
 
     def _fit(self, X, y):
         if not is_pyod(self.detector):
@@ -141,39 +148,44 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
 
 
 def as_detector(estimator):
-    """Wrap a raw PyOD detector, bare or last in a Pipeline; give others as they are."""
+    """Copy a detector; a raw one of PyOD, bare or last in a Pipeline, comes wrapped."""
     if is_pyod(estimator):
-        return PyODDetector(estimator)
-    if isinstance(estimator, Pipeline) and is_pyod(estimator[-1]):
+        estimator = PyODDetector(estimator)
+    elif isinstance(estimator, Pipeline) and is_pyod(estimator[-1]):
         *steps, (name, detector) = estimator.steps
-        pipeline = clone(estimator)
-        return pipeline.set_params(steps=[*steps, (name, PyODDetector(detector))])
-    return estimator
+        params = estimator.get_params(deep=False)
+        params["steps"] = [*steps, (name, PyODDetector(detector))]
+        estimator = type(estimator)(**params)
+    return clone(estimator)
+
+
+_GLOBAL_STATES = RLock()
 
 
 @contextmanager
 def _on_its_own(seed):
     """Seed the global generators, which PyOD draws from and reseeds; then restore.
 
-    PyOD knows numpy arrays only, so array API dispatch is off meanwhile.
+    One thread at a time, since the states are everybody's. PyOD knows numpy arrays only,
+    so array API dispatch is off meanwhile.
     """
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    hash_seed, torch = os.environ.get("PYTHONHASHSEED"), sys.modules.get("torch")
-    torch_state = torch.get_rng_state() if torch else None
-    try:
-        if seed is not None:
-            np.random.seed(seed)
-            random.seed(seed)
-            if torch:
-                torch.manual_seed(seed)
-        with config_context(array_api_dispatch=False):
+    with _GLOBAL_STATES, config_context(array_api_dispatch=False):
+        numpy_state, python_state = np.random.get_state(), random.getstate()
+        hash_seed, torch = os.environ.get("PYTHONHASHSEED"), sys.modules.get("torch")
+        torch_state = torch.get_rng_state() if torch else None
+        try:
+            if seed is not None:
+                np.random.seed(seed)
+                random.seed(seed)
+                if torch:
+                    torch.manual_seed(seed)
             yield
-    finally:
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)
-        if torch:
-            torch.set_rng_state(torch_state)
-        if hash_seed is None:
-            os.environ.pop("PYTHONHASHSEED", None)
-        else:
-            os.environ["PYTHONHASHSEED"] = hash_seed
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
+            if torch:
+                torch.set_rng_state(torch_state)
+            if hash_seed is None:
+                os.environ.pop("PYTHONHASHSEED", None)
+            else:
+                os.environ["PYTHONHASHSEED"] = hash_seed

@@ -3,6 +3,7 @@
 from numbers import Real
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.metadata_routing import UNUSED
@@ -117,7 +118,7 @@ class ExplanationAwareScorer(BaseEstimator):
             raise ValueError(f"weight must be in [0, 1], got {self.weight!r}.")
         if callable(self.explanation):
             return self.explanation
-        if self.explanation not in _METRICS:
+        if not isinstance(self.explanation, str) or self.explanation not in _METRICS:
             raise ValueError(
                 f"explanation must be a function or one of {sorted(_METRICS)}, got "
                 f"{self.explanation!r}."
@@ -139,7 +140,7 @@ class ExplanationAwareScorer(BaseEstimator):
                 "fit: GridSearchCV(...).fit(X, y, mask=mask), or to "
                 "cross_validate(..., params={'mask': mask})."
             )
-        mask = np.asarray(mask)
+        mask = mask.toarray() if issparse(mask) else np.asarray(mask)
         if len(mask) != _num_samples(X):
             raise ValueError(f"mask has {len(mask)} rows, X has {_num_samples(X)}.")
         rows = np.flatnonzero(mask.reshape(len(mask), -1).any(axis=1))

@@ -16,6 +16,9 @@ from skad.relevance._pooling import PowerMean, SoftMin
 
 __all__ = ["TemplatePool", "mask_own"]
 
+_WIDE = 0.1  # squared distance, in units of the bandwidth
+_SPREAD = 1e4  # beyond it, products of matrices lose digits that an explanation shows
+
 
 @dataclass
 class TemplatePool:
@@ -40,8 +43,15 @@ class TemplatePool:
     def fit(cls, templates, pooling, dtype):
         """Keep templates, an array of shape (n, d)."""
         center = templates.mean(axis=0)
-        scaled = (templates - center) / np.sqrt(pooling.scale)
-        return cls(TemplateTiles.augment(scaled, dtype), center, pooling)
+        with np.errstate(over="ignore"):  # reported below
+            scaled = (templates - center) / np.sqrt(pooling.scale)
+            augmented = TemplateTiles.augment(scaled, dtype)
+        if not np.isfinite(augmented).all():
+            raise ValueError(
+                "Training rows are too many bandwidths apart for their squared distance "
+                f"to be a {np.dtype(dtype)}. Take a wider bandwidth."
+            )
+        return cls(augmented, center, pooling)
 
     def score(self, X, device):
         """Outlier scores of the rows: ndarray (m,), float64."""
@@ -95,24 +105,32 @@ class _Block:
         self.left = tiles.left_factor(self.x)
         if not torch.isfinite(self.left[:, -1]).all():
             raise ValueError(
-                "X holds values too far from the training rows to be squared in "
-                f"{x.dtype} in units of the bandwidth."
+                "X holds rows too many bandwidths away from the training rows for their "
+                f"squared distance to be a {x.dtype}."
             )
         self.shift = self.x.new_zeros(len(self.x), 1)
+        self.can_rise = self.can_sink = False
         # Where ell is linear in the distance, the product of matrices can subtract it.
         self.folds = pooling.linear and not tiles.direct
         # Weights below exp(floor) do not count, and arithmetic that underflows is many
         # times slower.
         limits = torch.finfo(self.x.dtype)
         self.floor, self.slack = 0.5 * np.log(limits.tiny), 0.7 * np.log(limits.max)
+        # No distance can be greater.
+        norms = self.x.norm(dim=1, keepdim=True)
+        self.farthest = (norms + tiles.radius).square_()
+        # All weights are near 1: what they lack is summed, or its digits would be lost.
+        self.wide = bool(self.farthest.max() < _WIDE) and own is None
 
     def pool(self, collect=None):
         """Give L, and ``sum_j p_j slope_j (...)`` as `collect` gathers it."""
         out = self.x.new_empty(len(self.x), COLUMNS)
-        total = self.x.new_zeros(len(self.x), 1)
+        total, lack = (self.x.new_zeros(len(self.x), 1) for _ in range(2))
         for columns in self.tiles.columns():
             ell = self._log_kernel(columns, out)
-            if columns.start == 0:
+            if self.wide:
+                lack += torch.expm1(ell).sum(1, keepdim=True)
+            elif columns.start == 0:
                 self._subtract_maximum(ell)
                 self._look_ahead()
             elif self.can_rise and ell.amax(1).max() > self.slack:
@@ -127,6 +145,8 @@ class _Block:
                 collect.add(weights, u, columns)
         count = self.tiles.count - (self.own is not None)
         sums = None if collect is None else collect.result() / total
+        if self.wide:
+            return torch.log1p(lack / count), sums
         return torch.log(total / count) + self.shift, sums
 
     def _log_kernel(self, columns, out):
@@ -149,8 +169,7 @@ class _Block:
 
     def _look_ahead(self):
         """See from the first tile whether weights can overflow or underflow at all."""
-        farthest = (self.x.norm(dim=1, keepdim=True) + self.tiles.radius).square_()
-        lowest = self.pooling.log_kernel(-farthest) - self.shift
+        lowest = self.pooling.log_kernel(-self.farthest) - self.shift
         self.can_rise = bool(-self.shift.min() > self.slack)  # since ell <= 0
         self.can_sink = bool(lowest.min() < self.floor)
 
@@ -161,23 +180,26 @@ class _ByFeature:
     def __init__(self, block, rule):
         self.block, self.rule = block, rule
         self.sums = FeatureSums(block.tiles, block.x)
+        wide_spread = block.tiles.radius**2 > _SPREAD and not block.tiles.direct
+        self.exact_near = rule.singular or wide_spread
         self.fade = self.sums.fade
         self.result = self.sums.result
 
     def distance(self, ell, shift):
         pooling = self.block.pooling
-        if self.rule.needs_distance(pooling):
+        if self.exact_near or self.rule.needs_distance(pooling):
             return pooling.distance(ell + shift)
         return None
 
     def add(self, weights, u, columns):
-        if not self.rule.singular:
+        if not self.exact_near:
             self.sums.add(self._sloped(weights, u), columns)
             return
         tiles, x = self.block.tiles, self.block.x
-        i, j = pairs = tiles.near(x, u, columns)
-        u[i, j] = torch.inf  # no relevance by this way: these pairs follow, exactly
-        self.sums.add(self._sloped(weights, u), columns)
+        pairs = tiles.near(x, u, columns)
+        far = self._sloped(weights, u).clone()
+        far[pairs] = 0  # they follow, exactly
+        self.sums.add(far, columns)
         for i, j, squares in tiles.differences(x, columns, pairs):
             own = self._sloped(weights[i, j], squares.sum(1))
             self.sums.add_pairs(i, own[:, None] * squares)
