@@ -157,6 +157,8 @@ def test_too_far_to_square():
 def test_rows_and_bandwidths_out_of_range():
     with pytest.raises(ValueError, match="Training rows are too many bandwidths apart"):
         KDE(bandwidth=1.0).fit(np.array(TEMPLATES) * 1e160)
+    with pytest.raises(ValueError, match="square within float64"):
+        KDE().fit(np.array(TEMPLATES) * 1e160)
     for bandwidth in (1e-200, 1e200):
         with pytest.raises(ValueError, match="square within float64"):
             KDE(bandwidth=bandwidth).fit(TEMPLATES)

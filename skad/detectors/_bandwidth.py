@@ -8,7 +8,7 @@ from skad.base import calibration_rows
 from skad.relevance._distance import COLUMNS, ROWS, TemplateTiles, to_tensor
 from skad.relevance._template_pool import mask_own
 
-__all__ = ["leave_one_out_scale", "scott_bandwidth"]
+__all__ = ["leave_one_out_root", "scott_bandwidth"]
 
 _FLOOR = -350  # arithmetic is many times slower where it underflows
 _CANCELLED = 1e-6  # a squared distance so small against the mean lost ten digits
@@ -26,8 +26,8 @@ def scott_bandwidth(X):
     return float(size * spread * len(X) ** (-1 / (varies.sum() + 4)))
 
 
-def leave_one_out_scale(X, pooling, df, device):
-    """Find the scale of the bandwidth of maximum leave-one-out likelihood.
+def leave_one_out_root(X, pooling, df, device):
+    """Find the bandwidth of maximum leave-one-out likelihood.
 
     With s the squared distance at which the kernel falls, ``2 sigma^2`` or
     ``df sigma^2``, the log likelihood of row i under the others is
@@ -55,8 +55,8 @@ def leave_one_out_scale(X, pooling, df, device):
 
     Returns
     -------
-    scale : float
-        s.
+    root : float
+        The square root of s, in the units of the features.
     """
     X, size = _normalised(np.unique(X, axis=0), "loo")
     d = np.count_nonzero(np.ptp(X, axis=0))
@@ -71,7 +71,7 @@ def leave_one_out_scale(X, pooling, df, device):
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     fine = np.geomspace(*around, 9)
     scale = _argmax(np.log(fine), left_out.log_likelihood(fine, pooling, d))
-    return size**2 * scale
+    return size * np.sqrt(scale)  # the square of a huge size would overflow
 
 
 def _normalised(X, rule):

@@ -9,7 +9,7 @@ import torch
 
 from skad._sklearn import Interval, StrOptions
 from skad.base import BaseDetector, calibration_rows
-from skad.detectors._bandwidth import leave_one_out_scale, scott_bandwidth
+from skad.detectors._bandwidth import leave_one_out_root, scott_bandwidth
 from skad.relevance._mean_distance import MeanDistance
 from skad.relevance._pooling import Conserving, PowerMean, SoftMin, Taylor
 from skad.relevance._template_pool import TemplatePool
@@ -241,8 +241,8 @@ class KDE(BaseDetector):
                 "power=None."
             )
         df = None if self.kernel == "gaussian" else 2 * self._power(d) - d
-        scale = leave_one_out_scale(X, self._pooling(d), df, self._device())
-        return float(np.sqrt(scale / self._scale(1.0)))
+        root = leave_one_out_root(X, self._pooling(d), df, self._device())
+        return float(root / np.sqrt(self._scale(1.0)))
 
     def _pooling(self, d):
         """Give what makes the pooling of a scale."""
