@@ -205,6 +205,21 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         return explain(self, X)
 
+    @available_if(_has("unattributed"))
+    def unattributed(self, X):
+        """Give the part of the outlier score that belongs to no feature.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        unattributed : ndarray of shape (n,), float64
+        """
+        check_is_fitted(self)
+        return self.estimator_.unattributed(X)
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
