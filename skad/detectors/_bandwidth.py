@@ -5,7 +5,7 @@ import torch
 from scipy.interpolate import CubicSpline
 
 from skad.base import calibration_rows
-from skad.relevance._distance import COLUMNS, ROWS, TemplateTiles, to_tensor
+from skad.relevance._distance import ROWS, TemplateTiles, to_tensor
 from skad.relevance._template_pool import mask_own
 
 __all__ = ["leave_one_out_root", "scott_bandwidth"]
@@ -127,7 +127,7 @@ class _LeftOut:
         totals = torch.zeros(
             len(scales), len(self.rows), dtype=torch.float64, device=nearest.device
         )
-        buffer = nearest.new_empty(ROWS, COLUMNS)
+        buffer = nearest.new_empty(ROWS, self.tiles.width)
         for block, minus_u in self._tiles():
             out = buffer[: minus_u.shape[0], : minus_u.shape[1]]
             for pool, top, total in zip(poolings, tops, totals, strict=True):
@@ -139,7 +139,7 @@ class _LeftOut:
 
     def _tiles(self):
         tiles = self.tiles
-        out = tiles.right.new_empty(ROWS, COLUMNS)
+        out = tiles.right.new_empty(ROWS, tiles.width)
         for start in range(0, len(self.rows), ROWS):
             block = slice(start, start + ROWS)
             own = self.rows[block]

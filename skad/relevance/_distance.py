@@ -13,11 +13,11 @@ enough the differences are taken directly.
 import numpy as np
 import torch
 
-__all__ = ["COLUMNS", "ROWS", "FeatureSums", "TemplateTiles", "to_tensor"]
+__all__ = ["ROWS", "FeatureSums", "TemplateTiles", "to_tensor"]
 
 # The shape of a tile, small enough to stay in the cache between the passes over it.
 ROWS = 512
-COLUMNS = 256
+TILE_BYTES = 2**20
 _PAIRS = 4096  # near pairs treated at once
 
 
@@ -34,8 +34,10 @@ class TemplateTiles:
     def __init__(self, augmented, device="cpu"):
         self.device = device
         self.count = len(augmented)
+        self.width = TILE_BYTES // (ROWS * augmented.itemsize)
         self.right = to_tensor(augmented, device)
         self.points = self.right[:, :-2]
+        self.transposed = [right.t() for right in self.right.split(self.width)]
         self.tolerance = torch.finfo(self.right.dtype).eps ** 0.5
         self.radius = (-self.right[:, -2].min()).sqrt().item()
         # Squared norms so large that their rounding would show in the exponent.
@@ -53,8 +55,8 @@ class TemplateTiles:
 
     def columns(self):
         """Iterate over the slices of templates that make a tile."""
-        for start in range(0, self.count, COLUMNS):
-            yield slice(start, min(start + COLUMNS, self.count))
+        for start in range(0, self.count, self.width):
+            yield slice(start, min(start + self.width, self.count))
 
     def left_factor(self, x):
         """Give rows as ``[2x, 1, -|x|^2]``."""
@@ -71,7 +73,7 @@ class TemplateTiles:
             distances = torch.cdist(x, self.points[columns], compute_mode=how)
             return distances.square_().neg_()
         out = out[: len(x), : columns.stop - columns.start]
-        return torch.mm(left, self.right[columns].t(), out=out)
+        return torch.mm(left, self.transposed[columns.start // self.width], out=out)
 
     def near(self, x, u, columns):
         """Give the pairs whose distance lost half its digits to cancellation."""

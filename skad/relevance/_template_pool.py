@@ -5,13 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from skad.relevance._distance import (
-    COLUMNS,
-    ROWS,
-    FeatureSums,
-    TemplateTiles,
-    to_tensor,
-)
+from skad.relevance._distance import ROWS, FeatureSums, TemplateTiles, to_tensor
 from skad.relevance._pooling import PowerMean, SoftMin
 
 __all__ = ["TemplatePool", "mask_own"]
@@ -109,13 +103,8 @@ class _Block:
                 f"squared distance to be a {x.dtype}."
             )
         self.shift = self.x.new_zeros(len(self.x), 1)
-        self.can_rise = self.can_sink = False
         # Where ell is linear in the distance, the product of matrices can subtract it.
         self.folds = pooling.linear and not tiles.direct
-        # Weights below exp(floor) do not count, and arithmetic that underflows is many
-        # times slower.
-        limits = torch.finfo(self.x.dtype)
-        self.floor, self.slack = 0.5 * np.log(limits.tiny), 0.7 * np.log(limits.max)
         # No distance can be greater.
         norms = self.x.norm(dim=1, keepdim=True)
         self.farthest = (norms + tiles.radius).square_()
@@ -124,22 +113,24 @@ class _Block:
 
     def pool(self, collect=None):
         """Give L, and ``sum_j p_j slope_j (...)`` as `collect` gathers it."""
-        out = self.x.new_empty(len(self.x), COLUMNS)
+        out = self.x.new_empty(len(self.x), self.tiles.width)
+        limits = _Limits(self.x.dtype, self.tiles.count, collect is not None)
         total, lack = (self.x.new_zeros(len(self.x), 1) for _ in range(2))
         for columns in self.tiles.columns():
             ell = self._log_kernel(columns, out)
             if self.wide:
                 lack += torch.expm1(ell).sum(1, keepdim=True)
             elif columns.start == 0:
-                self._subtract_maximum(ell)
-                self._look_ahead()
-            elif self.can_rise and ell.amax(1).max() > self.slack:
-                fading = torch.exp(-self._subtract_maximum(ell, at_least=0))
-                total *= fading
+                self._subtract(limits.first_shift(ell.amax(1, keepdim=True)), ell)
+                self._look_ahead(limits)
+            elif limits.can_rise and ell.amax(1).max() > limits.slack:
+                rise = ell.amax(1, keepdim=True).clamp_(min=0)
+                self._subtract(rise, ell)
+                total *= torch.exp(-rise)
                 if collect is not None:
-                    collect.fade(fading)
+                    collect.fade(torch.exp(-rise))
             u = None if collect is None else collect.distance(ell, self.shift)
-            weights = (ell.clamp_(min=self.floor) if self.can_sink else ell).exp_()
+            weights = (ell.clamp_(min=limits.floor) if limits.sinks(ell) else ell).exp_()
             total += weights.sum(1, keepdim=True)
             if collect is not None:
                 collect.add(weights, u, columns)
@@ -157,21 +148,47 @@ class _Block:
         ell = self.pooling.log_kernel(minus_u)
         return ell if self.folds else ell.sub_(self.shift)
 
-    def _subtract_maximum(self, ell, at_least=None):
-        """Bring the maximum of a tile to 0, and of those to come; give what it took."""
-        top = ell.amax(1, keepdim=True)
-        top = top if at_least is None else top.clamp_(min=at_least)
-        ell.sub_(top)
-        self.shift += top
+    def _subtract(self, shift, ell):
+        """Subtract from a tile, and from those to come."""
+        ell.sub_(shift)
+        self.shift += shift
         if self.folds:
-            self.left[:, -1:] -= top
-        return top
+            self.left[:, -1:] -= shift
 
-    def _look_ahead(self):
+    def _look_ahead(self, limits):
         """See from the first tile whether weights can overflow or underflow at all."""
         lowest = self.pooling.log_kernel(-self.farthest) - self.shift
-        self.can_rise = bool(-self.shift.min() > self.slack)  # since ell <= 0
-        self.can_sink = bool(lowest.min() < self.floor)
+        limits.can_rise = bool(-self.shift.min() > limits.slack)  # since ell <= 0
+        limits.can_sink = bool(lowest.min() < limits.floor)
+
+
+class _Limits:
+    """How far exponents may rise above the shift, and fall below it.
+
+    Weights below exp(floor) do not count beside those near 1, and arithmetic that
+    underflows is many times slower. Weights that are multiplied further, to collect
+    relevance, get more room on both sides; those that are summed only are looked at in
+    every 32nd row, which is cheaper than to clamp them all.
+    """
+
+    def __init__(self, dtype, count, collecting):
+        highest, lowest = np.log(torch.finfo(dtype).max), np.log(torch.finfo(dtype).tiny)
+        self.collecting = collecting
+        self.slack = 0.7 * highest if collecting else highest - np.log(count) - 1
+        self.floor = 0.5 * lowest if collecting else 0.95 * lowest
+        # float32 is too narrow for 0 as the greatest exponent: it takes the middle.
+        self.lift = 40 if dtype == torch.float32 and not collecting else 0
+        self.can_rise = self.can_sink = False
+
+    def first_shift(self, top):
+        """Give the shift by the first tile's maximum, which later ones may exceed."""
+        return top - (self.slack + top).clamp_(0, self.lift)
+
+    def sinks(self, ell):
+        """Whether a tile must be clamped."""
+        if self.collecting or not self.can_sink:
+            return self.can_sink
+        return bool(ell[::32].amin() < self.floor)
 
 
 class _ByFeature:
