@@ -5,8 +5,9 @@ Which detector is right, and for the right reason?
 Real handwritten digits; one in five is corrupted: striped, dotted, brightened, moved, with
 noise or with a missing stroke. One search compares skad's KDE at several bandwidths with
 detectors of PyOD and scikit-learn, by how well they detect (ROC AUC), by how well they
-explain (cosine of relevance and corrupted pixels), and by both. The criteria choose
-different models: the one that detects best can do it for the wrong reason.
+explain (cosine of relevance and corrupted pixels), and by both. Detection chooses another
+model than the rest; and it hardly sees a difference between models that find the corruption
+and models that look elsewhere.
 
 Run it with ``python examples/plot_quickstart.py``; it takes well under a minute and leaves
 its picture in ``quickstart.png``.

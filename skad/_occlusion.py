@@ -23,9 +23,10 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
 
     .. math:: R_g = o(x) - \tfrac{1}{k} \sum_r o(x_{\setminus g}, r_g).
 
-    The k normal rows are the nearest of `references` in the numeric columns, each
-    measured by its standard deviation there: what a row like this one has in place of
-    the features in question. The relevance of a group is shared equally by its features.
+    The k normal rows are those of `references` that differ from x in the fewest columns of
+    no numbers, and of these the nearest in the numeric columns, each measured by its
+    standard deviation: what a row like this one has in place of the features in question.
+    The relevance of a group is shared equally by its features.
 
     This costs ``k * n_groups`` scored rows a row of `X`. The sum of the relevance is not
     the score; what is left over has no closed form.
@@ -144,7 +145,24 @@ def _nearest(X, references, k):
     spread[spread == 0] = 1
     x, r = x / spread, r / spread
     distances = np.square(r).sum(1) - 2 * x @ r.T  # up to a constant of the row
-    return np.argsort(distances, axis=1, kind="stable")[:, :k]
+    return np.lexsort((distances, _mismatches(X, references)), axis=1)[:, :k]
+
+
+def _mismatches(X, references):
+    """Count the columns of no number in which rows differ from references: (n, m)."""
+    count = np.zeros((len(X), len(references)), dtype=int)
+    for x, r in zip(_levels(X), _levels(references), strict=True):
+        count += x[:, None] != r
+    return count
+
+
+def _levels(X):
+    """Iterate over the columns, each as strings, in which numbers are alike."""
+    if hasattr(X, "iloc"):
+        X = X.select_dtypes(exclude="number").to_numpy(dtype=object)
+    if X.dtype.kind not in "biuf":
+        for column in X.reshape(len(X), prod(X.shape[1:])).T:
+            yield np.array(["" if isinstance(x, Real) else str(x) for x in column])
 
 
 def _numeric(X):

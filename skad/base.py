@@ -38,7 +38,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     Notes
     -----
-    Parameters that subclasses offer in ``__init__``:
+    Parameters that subclasses may offer in ``__init__``:
 
     contamination : float in (0, 0.5] or None
         Share of the *training* rows that `predict` flags. None is 0.1, unless
@@ -155,7 +155,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         unattributed : ndarray of shape (n,), float64
-            ``-score_samples(X) - explain(X).sum(features)`` in closed form.
+            ``-score_samples(X) - explain(X).sum(features)``, by the closed form that the
+            detector's docstring gives, where there is one.
         """
         return self._unattributed(self._validate(X))
 
@@ -171,9 +172,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     @property
     def _in_sample_share(self):
         """Share of training rows to flag; None where false alarms set the threshold."""
-        if self.contamination is None and self.false_alarm_rate is None:
+        contamination = getattr(self, "contamination", None)
+        if contamination is None and getattr(self, "false_alarm_rate", None) is None:
             return 0.1
-        return self.contamination
+        return contamination
 
     def _out_of_sample_score(self, X, rows):
         # The copies' own thresholds are never used.

@@ -112,7 +112,7 @@ def _(estimator: Pipeline, X, *, space="input", references=None):
         return relevance
     try:
         for step in reversed(steps):
-            relevance = pull_back(step, inputs.pop(), relevance)
+            relevance = _pulled_back(step, inputs.pop(), relevance)
     except _NoRuleError:
         if references is None:
             raise
@@ -189,6 +189,17 @@ def pull_back(transformer, X, relevance):
     if one_to_one and relevance.shape[1:] == np.shape(X)[1:]:
         return relevance
     raise _refusal(transformer)
+
+
+def _pulled_back(transformer, X, relevance):
+    """Pull back, and see that the rule gave the shape of the input."""
+    relevance = pull_back(transformer, X, relevance)
+    if np.shape(relevance) != np.shape(X):
+        raise ValueError(
+            f"The rule to pull relevance back through {type(transformer).__name__} gave "
+            f"shape {np.shape(relevance)}, but its input has {np.shape(X)}."
+        )
+    return relevance
 
 
 class _NoRuleError(TypeError):
@@ -291,5 +302,5 @@ def _(transformer: Pipeline, X, relevance):
     for step in steps[:-1]:
         inputs.append(step.transform(inputs[-1]))
     for step in reversed(steps):
-        relevance = pull_back(step, inputs.pop(), relevance)
+        relevance = _pulled_back(step, inputs.pop(), relevance)
     return relevance

@@ -65,7 +65,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     def __init__(self, estimator):
         self.estimator = estimator
 
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, **unexpected):
         """Fit the detector on the rows with ``y != -1``.
 
         Parameters
@@ -73,6 +73,8 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n, d) or (n, ...)
         y : array-like of shape (n,), default=None
             +1 normal, -1 anomaly, 0 unlabelled. None: all rows train.
+        **unexpected : dict
+            Anything else is refused, with advice.
 
         Returns
         -------
@@ -81,7 +83,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         TypeError
-            When the estimator does not score.
+            When the estimator does not score, or more than `X` and `y` is given.
         ValueError
             When `y` holds strings, does not have one label a row, or leaves no row.
 
@@ -90,6 +92,11 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         UserWarning
             When there are other labels than +1, -1, 0, or just 0 and 1, PyOD's.
         """
+        if unexpected:
+            raise TypeError(
+                f"fit got {', '.join(unexpected)}. Masks are for a search's scorer, and "
+                "reach it after sklearn.set_config(enable_metadata_routing=True)."
+            )
         with all_or_nothing(self):
             self._check_estimator()
             X = self._normal_rows(X, y)

@@ -79,7 +79,8 @@ def check_sum_law(detector):
         return
     fresh = np.vstack([_rows(seed=1), X[:5]])
     total = fitted.explain(fresh).sum(axis=1) + fitted.unattributed(fresh)
-    _assert_close(total, -fitted.score_samples(fresh), "sum of the relevance")
+    what = "explain(X).sum(features) + unattributed(X) is not -score_samples(X)"
+    _assert_close(total, -fitted.score_samples(fresh), what)
 
 
 def check_row_order(detector):

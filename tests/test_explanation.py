@@ -224,6 +224,27 @@ def test_occlusion_of_mixed_arrays_and_missing_numbers(frame):
         assert_allclose(occlude(Levels(), X, references), [[0, 1, 0, 0, 0], [0] * 5])
 
 
+def test_occlusion_prefers_rows_of_the_same_levels():
+    references = pd.DataFrame({"price": [150.0, 100, 102, 155], "colour": list("brrb")})
+    odd = pd.DataFrame({"price": [190.0], "colour": ["r"]})
+
+    class PriceOfItsColour:
+        def score_samples(self, X):
+            return -abs(X["price"] - np.where(X["colour"] == "r", 100, 150))
+
+    relevance = occlude(PriceOfItsColour(), odd, references, n_references=2)
+    assert_allclose(relevance, [[90 - 1, 0]])
+
+
+def test_rules_of_the_wrong_shape_are_named(X):
+    class Careless(FunctionTransformer):
+        pass
+
+    pull_back.register(Careless, lambda transformer, X, relevance: relevance[:, :2])
+    with pytest.raises(ValueError, match=r"Careless gave shape \(80, 2\).*\(80, 4\)"):
+        explain(make_pipeline(Careless(), KDE()).fit(X), X)
+
+
 def test_lists_through_pipelines(X):
     union = FeatureUnion([("a", "passthrough"), ("b", StandardScaler())])
     model = make_pipeline(union, KDE()).fit(X)

@@ -1,5 +1,7 @@
 """KDE against brute force, closed forms, golden values and scikit-learn."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -329,8 +331,13 @@ def test_a_threshold_that_will_not_hold_is_announced():
     X = np.random.default_rng(0).standard_normal((300, 20))
     with pytest.warns(UserWarning, match=r"10% of the training rows, but .* 100% of fresh"):
         KDE(bandwidth=0.5).fit(X).predict(X)
-    kde = KDE(bandwidth=0.5, contamination=0.2, false_alarm_rate=0.1).fit(X)
-    with pytest.warns(UserWarning, match="20%"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.mean(KDE(bandwidth=1.0).fit_predict(X) == -1) == 0.1  # of no fresh rows
+    kde = KDE(bandwidth=0.5, contamination=0.2, false_alarm_rate=0.05).fit(X)
+    with pytest.warns(
+        UserWarning, match=r"20%.*contamination=None, false_alarm_rate=0\.05"
+    ):
         assert np.mean(kde.predict(X) == -1) == 0.2  # contamination goes first
 
 

@@ -167,6 +167,16 @@ def test_bad_input(digits, scorer, given, message):
         scorer(fitted, X, y, mask=masks.get(given.get("mask")))
 
 
+def test_masks_without_routing_say_so(digits):
+    X, y, mask = digits
+    search = GridSearchCV(model(), GRID, scoring="roc_auc", cv=2, error_score="raise")
+    with (
+        sklearn.config_context(enable_metadata_routing=False),
+        pytest.raises(TypeError, match="enable_metadata_routing=True"),
+    ):
+        search.fit(X, y, mask=mask)
+
+
 def test_a_search_without_masks_says_so(digits):
     X, y, _ = digits
     search = GridSearchCV(

@@ -177,6 +177,21 @@ class KDE(BaseDetector):
             self._pool = TemplatePool.fit(X, pooling, np.dtype(self.dtype))
         self._flagged_share = self._in_sample_share
 
+    def fit_predict(self, X, y=None):
+        """Fit, and label the training rows themselves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        y : ignored
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+            +1 normal, -1 anomaly.
+        """
+        return super(KDE, self.fit(X, y)).predict(X)
+
     def predict(self, X):
         """Label the rows: +1 normal, -1 anomaly.
 
@@ -201,7 +216,7 @@ class KDE(BaseDetector):
                 f"The threshold flags {share:.0%} of the training rows, but an expected "
                 f"{expected:.0%} of fresh rows like them, which lack themselves as nearest "
                 "template. For a threshold that holds on fresh rows, set "
-                f"false_alarm_rate={share} in place of contamination.",
+                f"contamination=None, false_alarm_rate={self.false_alarm_rate or share}.",
                 UserWarning,
                 stacklevel=2,
             )

@@ -289,7 +289,7 @@ def _draw_legend(ax, points, score, baseline):
     order = np.argsort(-score, kind="stable")
     handles = [points[names[i]] for i in order]
     texts = [f"{names[i]} ({score[i]:.2f})" for i in order]
-    handles.append(Line2D([], [], color="0.85", label="equal score"))
+    handles.append(Line2D([], [], color="0.85", label="equal Clever Hans score"))
     handles += [] if baseline is None else [baseline]
     texts += [handle.get_label() for handle in handles[len(texts) :]]
     return ax.legend(

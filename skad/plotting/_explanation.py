@@ -311,7 +311,10 @@ class ExplanationDisplay:
 
         inputs = dense(self.inputs)
         shape = image_shape_of(inputs, self.image_shape)
-        titles = row_titles(len(inputs), self.scores, self.labels)
+        labels = self.labels
+        if labels is None and hasattr(self.inputs, "iloc"):
+            labels = list(self.inputs.index)
+        titles = row_titles(len(inputs), self.scores, labels)
         if shape is None:
             return self._plot_bars(new_figure, inputs, titles, max_features)
         maps = self._color_options(inputs, shape, quantile, reference_maps)
@@ -343,7 +346,7 @@ class ExplanationDisplay:
             # In shares of the bar's length, which grows with the rows.
             aspect=9 * len(X),
             extendfrac=0.09 / len(X),
-            label="units of the score",
+            label="relevance (units of the score)",
         )
         return self
 
