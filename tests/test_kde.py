@@ -341,14 +341,21 @@ def test_a_threshold_that_will_not_hold_is_announced():
         assert np.mean(kde.predict(X) == -1) == 0.2  # contamination goes first
 
 
-def test_global_device_is_the_default():
-    torch = pytest.importorskip("torch")
-    kde = KDE(bandwidth=1.0)
-    assert kde._device() == str(torch.get_default_device())
+def test_devices(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    scores = [
+        KDE(device=d).fit(TEMPLATES).score_samples(QUERY) for d in (None, "cpu", "auto")
+    ]
+    assert scores[0] == scores[1] == scores[2]
     with pytest.raises(ValueError, match="finds no CUDA device"):
-        if torch.cuda.is_available():
-            pytest.skip("there is a CUDA device")
         KDE(device="cuda").fit(TEMPLATES)
+
+
+def test_many_rows_are_left_out_by_a_sample():
+    X = np.random.default_rng(0).standard_normal((6000, 2))
+    kde = KDE(false_alarm_rate=0.1).fit(X)
+    assert abs(np.log(kde.bandwidth_ / KDE().fit(X[:5000]).bandwidth_)) < 0.1
+    assert_allclose(kde.expected_false_alarm_rate_, 0.1, atol=1e-3)
 
 
 @pytest.mark.parametrize(
