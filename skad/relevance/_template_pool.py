@@ -106,8 +106,7 @@ class _Block:
         # Where ell is linear in the distance, the product of matrices can subtract it.
         self.folds = pooling.linear and not tiles.direct
         # No distance can be greater.
-        norms = self.x.norm(dim=1, keepdim=True)
-        self.farthest = (norms + tiles.radius).square_()
+        self.farthest = ((-self.left[:, -1:]).sqrt_() + tiles.radius).square_()
         # All weights are near 1: what they lack is summed, or its digits would be lost.
         self.wide = bool(self.farthest.max() < _WIDE) and own is None
 
@@ -123,7 +122,7 @@ class _Block:
             elif columns.start == 0:
                 self._subtract(limits.first_shift(ell.amax(1, keepdim=True)), ell)
                 self._look_ahead(limits)
-            elif limits.can_rise and ell.amax(1).max() > limits.slack:
+            elif limits.can_rise and ell.amax(1).max().item() > limits.slack:
                 rise = ell.amax(1, keepdim=True).clamp_(min=0)
                 self._subtract(rise, ell)
                 total *= torch.exp(-rise)
@@ -188,7 +187,7 @@ class _Limits:
         """Whether a tile must be clamped."""
         if self.collecting or not self.can_sink:
             return self.can_sink
-        return bool(ell[::32].amin() < self.floor)
+        return ell[::32].amin().item() < self.floor
 
 
 class _ByFeature:
@@ -264,7 +263,7 @@ def _padded(x, device):
     The rounding of a matrix product depends on its shape: with one shape, a row's score
     does not depend on how many rows come with it. In float64 the difference is 1e-15.
     """
-    if x.dtype == np.float32:
+    if x.dtype == np.float32 and len(x) < ROWS:
         x = np.pad(x, [(0, ROWS - len(x)), (0, 0)])
     return to_tensor(np.ascontiguousarray(x), device)
 
