@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from pyod.models.kde import KDE as PyODKDE
+from sklearn.datasets import load_digits
 
 from skad import KDE, Bag, PyODDetector
 
@@ -40,6 +41,13 @@ def share_flagged(make, d, seed):
         return np.mean(make(d).fit(X).predict(fresh) == -1)
 
 
+def share_flagged_of_digits(order):
+    """Fit at 5 % on the first 900 digits in this order; give the share of the rest."""
+    X = load_digits().data[order]
+    kde = KDE(false_alarm_rate=0.05).fit(X[:900])
+    return np.mean(kde.predict(X[900:]) == -1)
+
+
 def main():
     """Run, print and write the table."""
     rows = []
@@ -58,6 +66,10 @@ def main():
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("\n".join(lines) + "\n")
     print("\n".join(" | ".join(f"{c:26}" for c in row) for row in [header, *rows]))
+    n = len(load_digits().data)
+    drawn = share_flagged_of_digits(np.random.default_rng(0).permutation(n))
+    print(f"digits at 5 %: drawn {drawn:.1%}, as they come", end=" ")
+    print(f"{share_flagged_of_digits(np.arange(n)):.1%}")
 
 
 if __name__ == "__main__":

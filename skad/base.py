@@ -49,6 +49,28 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         out-of-sample scores of the training rows.
     image_shape : tuple or None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.base import BaseDetector
+    >>> class DistanceToMedian(BaseDetector):
+    ...     def __init__(self, *, contamination=None, false_alarm_rate=None):
+    ...         self.contamination = contamination
+    ...         self.false_alarm_rate = false_alarm_rate
+    ...
+    ...     def _fit(self, X, y):
+    ...         self.median_ = np.median(X, axis=0)
+    ...
+    ...     def _outlier_score(self, X):
+    ...         return self._relevance(X).sum(axis=1)
+    ...
+    ...     def _relevance(self, X):
+    ...         return abs(X - self.median_)
+    >>> X = np.random.default_rng(0).standard_normal((100, 2))
+    >>> detector = DistanceToMedian(false_alarm_rate=0.05).fit(X)
+    >>> detector.predict([[0.0, 0.0], [0.0, 9.0]])
+    array([ 1, -1])
     """
 
     _parameter_constraints = {

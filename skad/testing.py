@@ -57,6 +57,13 @@ def detector_checks():
     -------
     checks : list of (str, callable)
         Name and function of one unfitted detector.
+
+    Examples
+    --------
+    >>> from skad import KDE
+    >>> from skad.testing import detector_checks
+    >>> for name, check in detector_checks():
+    ...     check(KDE(bandwidth=1.0))
     """
     return [(check.__name__, check) for check in _CHECKS]
 

@@ -34,6 +34,7 @@ def imports(tree):
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports would go unseen"
             yield node, node.module
 
 

@@ -1,8 +1,8 @@
 """Data sets with anomalies, and with masks that say where the anomaly is."""
 
-from ._digits import load_corrupted_digits
-from ._mnist import fetch_fashion_mnist, fetch_mnist, fetch_mnist_c
-from ._textures import make_textures
+from skad.datasets._digits import load_corrupted_digits
+from skad.datasets._mnist import fetch_fashion_mnist, fetch_mnist, fetch_mnist_c
+from skad.datasets._textures import make_textures
 
 __all__ = [
     "fetch_fashion_mnist",

@@ -5,7 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils import Bunch
 
-from ..images import CORRUPTIONS, corrupt
+from skad.images import CORRUPTIONS, corrupt
 
 
 def check_names(corruption, all_names):

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.utils import check_random_state
 
-from ._common import (
+from skad.datasets._common import (
     check_names,
     check_share,
     corrupt_each,

@@ -3,8 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state
 
-from ..images import MNIST_C
-from ._common import (
+from skad.datasets._common import (
     check_choice,
     check_count,
     check_names,
@@ -12,7 +11,8 @@ from ._common import (
     image_bunch,
     signs,
 )
-from ._fetch import load_arrays
+from skad.datasets._fetch import load_arrays
+from skad.images import MNIST_C
 
 _MNIST_DESCR = """MNIST
 =====

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
-from ._common import check_choice, check_count, check_share, image_bunch, signs
+from skad.datasets._common import check_choice, check_count, check_share, image_bunch, signs
 
 _DESCR = """Textures with planted defects
 =============================

@@ -1,5 +1,5 @@
 """Images in, images (and masks) out."""
 
-from ._corrupt import CORRUPTIONS, MNIST_C, corrupt
+from skad.images._corrupt import CORRUPTIONS, MNIST_C, corrupt
 
 __all__ = ["CORRUPTIONS", "MNIST_C", "corrupt"]

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state, gen_batches
 
-from ._corruptions import FUNCTIONS, MNIST_C_FUNCTIONS
+from skad.images._corruptions import FUNCTIONS, MNIST_C_FUNCTIONS
 
 MNIST_C = tuple(MNIST_C_FUNCTIONS)
 CORRUPTIONS = tuple(FUNCTIONS)

@@ -122,12 +122,14 @@ class _Block:
             elif columns.start == 0:
                 self._subtract(limits.first_shift(ell.amax(1, keepdim=True)), ell)
                 self._look_ahead(limits)
-            elif limits.can_rise and ell.amax(1).max().item() > limits.slack:
-                rise = ell.amax(1, keepdim=True).clamp_(min=0)
-                self._subtract(rise, ell)
-                total *= torch.exp(-rise)
-                if collect is not None:
-                    collect.fade(torch.exp(-rise))
+            elif limits.can_rise:
+                rise = ell.amax(1, keepdim=True)
+                if rise.max().item() > limits.slack:
+                    fading = torch.exp(-rise.clamp_(min=0))
+                    self._subtract(rise, ell)
+                    total *= fading
+                    if collect is not None:
+                        collect.fade(fading)
             u = None if collect is None else collect.distance(ell, self.shift)
             weights = (ell.clamp_(min=limits.floor) if limits.sinks(ell) else ell).exp_()
             total += weights.sum(1, keepdim=True)
