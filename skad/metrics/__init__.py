@@ -1,6 +1,7 @@
 """Metrics: localisation, faithfulness, the Clever Hans score, a scorer for searches."""
 
 from skad.metrics._clever_hans import clever_hans_report, clever_hans_score
+from skad.metrics._concentration import mean_distance_agreement
 from skad.metrics._faithfulness import pixel_flipping_curve
 from skad.metrics._localization import (
     aupro_score,
@@ -18,6 +19,7 @@ __all__ = [
     "clever_hans_report",
     "clever_hans_score",
     "cosine_similarity_score",
+    "mean_distance_agreement",
     "pixel_flipping_curve",
     "pixel_roc_auc_score",
     "pointing_game_score",
