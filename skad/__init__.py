@@ -8,6 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
+    "AutoEncoder": "detectors",
     "KDE": "detectors",
     "Bag": "detectors",
     "PyODDetector": "detectors",
@@ -22,6 +23,7 @@ _MODULES = {
     "images",
     "metrics",
     "model_selection",
+    "neural",
     "plotting",
     "relevance",
     "testing",

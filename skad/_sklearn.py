@@ -13,7 +13,20 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples
 
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9
+
+    class CallbackSupportMixin:
+        """Stand-in: no callbacks."""
+
+    def with_callbacks(method):
+        """Stand-in: the method itself."""
+        return method
+
+
 __all__ = [
+    "CallbackSupportMixin",
     "Interval",
     "StrOptions",
     "_BaseComposition",
@@ -22,8 +35,10 @@ __all__ = [
     "_num_samples",
     "_safe_indexing",
     "clone_parametrized",
+    "fit_task",
     "kept_by_imputer",
     "one_hot_widths",
+    "with_callbacks",
 ]
 
 
@@ -44,3 +59,11 @@ def kept_by_imputer(imputer):
 def clone_parametrized(estimator):
     """Clone as scikit-learn does by default, from within ``__sklearn_clone__``."""
     return _clone_parametrized(estimator)
+
+
+def fit_task(estimator, X, y, n_subtasks):
+    """Begin the task of a fit for scikit-learn's callbacks; None where none listens."""
+    if not getattr(estimator, "_skl_callbacks", None):
+        return None
+    context = estimator._init_callback_context(max_subtasks=n_subtasks)
+    return context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)

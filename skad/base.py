@@ -21,8 +21,9 @@ _MAX_CALIBRATION_ROWS = 5000
 class BaseDetector(OutlierMixin, BaseEstimator):
     """Base class of the detectors: fit, score, predict, explain.
 
-    Public methods validate and then call private ones, which see a C-contiguous float64
-    array ``(n, d)`` and nothing else. A subclass writes
+    Public methods validate and then call private ones, which see a C-contiguous array
+    ``(n, d)``, float64 (where the class sets ``_dtype`` otherwise, of that), and nothing
+    else. A subclass writes
 
     - ``_fit(X, y)``: learn;
     - ``_outlier_score(X)``: the papers' outlier score o(x), float64 ``(n,)``, higher is
@@ -78,6 +79,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right"), None],
         "image_shape": [tuple, list, None],
     }
+    # What rows are converted to; the first of several where they come as something else.
+    _dtype = np.float64
     # Features that never vary get no relevance; `skad.testing` holds a detector to it.
     _ignores_constant_features = True
 
@@ -104,9 +107,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             as it was before.
         """
         with all_or_nothing(self):
-            X, shape = as_rows(X)
-            X = validate_data(self, X, dtype=np.float64, order="C", ensure_min_samples=2)
-            self.image_shape_ = self._fitted_image_shape(shape, X.shape[1])
+            X = self._validate_first(X)
             self._fit(X, y)
             self.offset_ = self._find_offset(X)
         return self
@@ -204,10 +205,17 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         copy = clone(self).set_params(false_alarm_rate=None)
         return cross_fitted_scores(copy, X, rows)
 
+    def _validate_first(self, X):
+        """Check the rows of a fit, and keep what later rows must be like."""
+        X, shape = as_rows(X)
+        X = validate_data(self, X, dtype=self._dtype, order="C", ensure_min_samples=2)
+        self.image_shape_ = self._fitted_image_shape(shape, X.shape[1])
+        return X
+
     def _validate(self, X, with_shape=False):
         check_is_fitted(self)
         X, shape = as_rows(X)
-        X = validate_data(self, X, dtype=np.float64, order="C", reset=False)
+        X = validate_data(self, X, dtype=self._dtype, order="C", reset=False)
         if shape is None:
             shape = X.shape[1:]
         elif self.image_shape_ is not None and not same_image(shape, self.image_shape_):

@@ -112,7 +112,10 @@ def check_images(detector):
         return
     flat = _rows(d=12)
     images, shape = flat.reshape(-1, 3, 4), (-1, 3, 4)
-    from_flat, from_images = _fitted(detector, flat), _fitted(detector, images)
+    told = clone(detector)
+    if "image_shape" in told.get_params():
+        told.set_params(image_shape=shape[1:])
+    from_flat, from_images = _fitted(told, flat), _fitted(detector, images)
     relevance = from_images.explain(images)
     assert relevance.shape == images.shape, relevance.shape
     scores = from_flat.score_samples(flat)
@@ -194,7 +197,7 @@ def check_feature_names(detector):
     except ImportError:
         return
     X = pandas.DataFrame(_rows(), columns=list("abcd"))
-    fitted = clone(detector).fit(X)
+    fitted = _fitted(detector, X)
     assert_array_equal(fitted.feature_names_in_, X.columns)
     _assert_close(fitted.explain(X), _fitted(detector, X.to_numpy()).explain(X.to_numpy()))
     try:
@@ -234,7 +237,15 @@ def _rows(n=60, d=4, seed=0):
 
 
 def _fitted(detector, X):
-    return clone(detector).fit(X)
+    return _copied(detector).fit(X)
+
+
+def _copied(detector):
+    """Copy a detector; seed it where it is not."""
+    copied = clone(detector)
+    if copied.get_params().get("random_state", 0) is None:
+        copied.set_params(random_state=0)
+    return copied
 
 
 def _plain_attributes(fitted):

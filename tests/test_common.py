@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from skad import KDE, Bag, InlierTraining, PyODDetector
+from skad import KDE, AutoEncoder, Bag, InlierTraining, PyODDetector
 from skad.testing import check_detector, detector_checks
 
 FOREST = IsolationForest(n_estimators=10, random_state=0)
@@ -37,6 +37,11 @@ DETECTORS = [
     KDE(kernel="student", dtype="float32"),
     Bag([("kde", KDE()), ("knn", KNN()), ("forest", FOREST)]),
     Bag([("kde", KDE()), ("wide", KDE(bandwidth=np.inf))], false_alarm_rate=0.1),
+    AutoEncoder(max_epochs=5, lr=0.01, hidden=(16,)),
+    AutoEncoder(max_epochs=5, lr=0.01, network="convolutional", hidden=(16,)),
+    AutoEncoder(
+        max_epochs=5, lr=0.01, hidden=(), early_stopping=True, false_alarm_rate=0.1
+    ),
     InlierTraining(KDE()),
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),

@@ -14,6 +14,7 @@ LAYERS = [
     {"datasets"},
     {"_occlusion", "base"},
     {"explanation"},
+    {"neural"},
     {"detectors"},
     {"model_selection"},
     {"metrics"},
@@ -21,9 +22,10 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
-    "torch": {"relevance", "detectors", "testing"},
-    "skorch": set(),
+    "torch": {"relevance", "neural", "detectors", "testing"},
+    "skorch": {"neural"},
     "pyod": set(),
+    "safetensors": set(),
     "matplotlib": set(),
     "pandas": set(),
 }

@@ -1,7 +1,8 @@
 """The detectors, one file each."""
 
+from skad.detectors._autoencoder import AutoEncoder
 from skad.detectors._bag import Bag
 from skad.detectors._kde import KDE
 from skad.detectors._pyod import PyODDetector
 
-__all__ = ["KDE", "Bag", "PyODDetector"]
+__all__ = ["KDE", "AutoEncoder", "Bag", "PyODDetector"]

@@ -1,0 +1,67 @@
+"""Inference in blocks of one size, so that a row's score does not depend on its batch."""
+
+import torch
+from torch.nn.functional import pad
+
+__all__ = ["ALIGNMENT", "as_tensor", "block_rows", "in_blocks"]
+
+_BLOCK_ENTRIES = 2**17
+# Vectorised functions treat what is left over of 16 numbers apart: there is none.
+_LEAST_ROWS = 16
+# Products sum a row in an order that depends on its address modulo so many numbers.
+ALIGNMENT = 4
+
+
+def as_tensor(X):
+    """Give rows as a tensor, without a copy unless they are read-only."""
+    return torch.from_numpy(X if X.flags.writeable else X.copy())
+
+
+def block_rows(n_features):
+    """Give the rows of a block: a power of two from 16 to 1024, fewer for larger rows.
+
+    One row costs a whole block, many rows cost a call a block; either is small where a
+    block holds some 100,000 numbers.
+    """
+    rows = max(_LEAST_ROWS, min(1024, _BLOCK_ENTRIES // n_features))
+    return 1 << (rows.bit_length() - 1)
+
+
+def in_blocks(function, X, prepare, rows, device):
+    """Apply a function of a batch of tensors to the rows of X, in zero-padded blocks.
+
+    float32 products depend in their last bits on the shape of the batch, and on the
+    alignment of its rows; with every block of one shape, and every row of a flat block
+    aligned, a row gets the same bits alone and in any company.
+
+    Parameters
+    ----------
+    function : callable
+        From a tensor (rows, ...) on the device to a tensor (rows, ...).
+    X : ndarray of shape (n, d)
+    prepare : callable
+        From rows of X to a tensor of what the function takes.
+    rows : int
+        Rows of a block.
+    device : torch.device
+
+    Returns
+    -------
+    values : Tensor of shape (n, ...), on the CPU
+    """
+    values = []
+    for start in range(0, len(X), rows):
+        block = prepare(X[start : start + rows])
+        values.append(function(_whole(block, rows).to(device))[: len(block)].cpu())
+    return torch.cat(values)
+
+
+def _whole(block, rows):
+    """Zero-pad a block to its full height, and a flat one to an aligned stride."""
+    short = rows - len(block)
+    narrow = -block.shape[1] % ALIGNMENT if block.ndim == 2 else 0
+    if not (short or narrow):
+        return block
+    sides = [0] * (2 * block.ndim - 1) + [short]
+    sides[1] += narrow
+    return pad(block, sides)[..., : block.shape[-1]]

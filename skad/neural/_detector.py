@@ -1,0 +1,379 @@
+"""Detectors that train a network: skorch inside, scikit-learn outside."""
+
+import copy
+import warnings
+from abc import abstractmethod
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
+from skorch.callbacks import EarlyStopping, ProgressBar
+from skorch.dataset import ValidSplit
+
+from skad._sklearn import (
+    CallbackSupportMixin,
+    Interval,
+    StrOptions,
+    _fit_context,
+    fit_task,
+    with_callbacks,
+)
+from skad.base import BaseDetector, all_or_nothing, cross_fitted_scores
+from skad.neural._blocks import as_tensor, block_rows, in_blocks
+from skad.neural._callbacks import EpochBar, FitTasks
+from skad.neural._net import OneClassNet
+from skad.neural._schedule import SCHEDULES
+from skad.neural._seed import choose_device, draw_seed, seeded
+from skad.neural._weights import load_weights, read_weights, write_weights
+
+__all__ = ["NeuralDetector"]
+
+_ROWS_AT_ONCE = 4096
+_DIVERGED = 10.0  # a loss so many times that of the start is no training
+
+# What the detector sets by parameters of its own.
+_OWN = {"module", "criterion", "lr", "max_epochs", "batch_size", "lr_schedule"} | {
+    *("device", "callbacks", "verbose", "warm_start", "train_split")
+}
+
+
+class NeuralDetector(CallbackSupportMixin, BaseDetector):
+    """Base class of the detectors that train a network.
+
+    The network is trained by skorch: `net_` is a :class:`skorch.NeuralNet`, with its
+    history, its callbacks, its ``save_params``. The rows are held once, in float32, on
+    the device where they fit; batches are cut from them whole. Scores are computed in
+    blocks of one size, so that a row has the same score, to the bit, alone and in any
+    batch.
+
+    A subclass writes
+
+    - ``_prepare_fit(X, y)``: learn what the rows are scaled by and the like, before
+      training; optional;
+    - ``_make_module()``: the network, from the shape of a row, ``self._row_shape``;
+    - ``_make_criterion()``: a module called as ``criterion(output, batch, y)``, which
+      gives the mean loss of the batch;
+    - ``_prepare(X)``: rows of X as float32 tensors of ``self._row_shape``; by default as
+      they are;
+    - ``_score_block(batch)``: outlier scores of a tensor of rows, a tensor ``(n,)``;
+    - ``_relevance(X)``, as in :class:`skad.base.BaseDetector`.
+
+    Notes
+    -----
+    Parameters that subclasses offer in ``__init__``, beside those of
+    :class:`skad.base.BaseDetector`:
+
+    lr : float
+        Learning rate of the optimiser, Adam.
+    max_epochs : int
+        Passes over the training rows.
+    batch_size : int or "auto"
+        Rows of a step. "auto" is a 64th of the rows, between 8 and 128, so that an epoch
+        of a small set has as many steps as one of a large set at least.
+    lr_schedule : {None, "cosine", "onecycle"}
+        How the learning rate changes within a fit: not; falling to 0; rising, then
+        falling to 0.
+    early_stopping : bool
+        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
+        take the weights of the best epoch.
+    validation_fraction : float in (0, 1)
+        Share of the rows that early stopping holds out.
+    patience : int
+        Epochs without progress that early stopping waits for.
+    warm_start : bool
+        Let `fit` go on from the weights of the last fit.
+    callbacks : list or None
+        Further callbacks of skorch.
+    net_params : dict or None
+        Further parameters of :class:`skorch.NeuralNet`, such as
+        ``{"optimizer__weight_decay": 1e-4}``.
+    device : str
+        Where to train and score; "auto" is a GPU where there is one.
+    random_state : int, RandomState instance or None
+        Seeds weights, batches and held-out rows. torch's and numpy's global states are
+        left alone.
+    verbose : int
+        1: a progress bar, one step an epoch. 2: skorch's table of epochs, and a bar in
+        each.
+    """
+
+    _parameter_constraints = {
+        **BaseDetector._parameter_constraints,
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "lr_schedule": [StrOptions(SCHEDULES), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "warm_start": ["boolean"],
+        "callbacks": [list, tuple, None],
+        "net_params": [dict, None],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+    _dtype = (np.float64, np.float32)
+
+    @with_callbacks
+    def fit(self, X, y=None):
+        """Train the network, and set the threshold.
+
+        An interrupt (Ctrl-C) ends the training, not the fit: the detector is then fitted
+        with the weights so far.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Training rows, at least two; finite numbers. float32 and memory-mapped arrays
+            are taken as they are, without a copy in float64.
+        y : array-like of shape (n,), default=None
+            +1 normal, -1 anomaly, 0 unlabelled. Ignored by detectors without labels.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            For a bad parameter, NaN or infinite entries, fewer than two rows, images
+            that do not have the shape `image_shape`, or a training that diverges. A
+            failed fit leaves the detector as it was before.
+        """
+        task = fit_task(self, X, y, self.max_epochs)
+        super().fit(X, y)
+        if task is not None:
+            task.call_on_fit_task_end(estimator=self, X=X, y=y)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Train one more epoch, on these rows; the first call starts the network.
+
+        The rows of the first call settle what the rows are scaled by; the threshold is
+        that of the rows of the last call.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        y : array-like of shape (n,), default=None
+
+        Returns
+        -------
+        self : object
+        """
+        with all_or_nothing(self):
+            started = hasattr(self, "net_")
+            X = self._validate(X) if started else self._validate_first(X)
+            self._train(X, y, go_on=started, epochs=1)
+            self.offset_ = self._find_offset(X)
+        return self
+
+    @property
+    def history_(self):
+        """Learning curve: mean losses by epoch, dict of str to list of float."""
+        rows = [row for row in self.net_.history if "train_loss" in row]
+        keys = [key for key in ("train_loss", "valid_loss") if rows and key in rows[0]]
+        return {key: [row[key] for row in rows] for key in keys}
+
+    def save_weights(self, path):
+        """Save what was learned as tensors and plain values: nothing to unpickle.
+
+        Parameters
+        ----------
+        path : str or path
+            A name that ends in ``.safetensors`` needs the package safetensors; other
+            names get torch's format.
+        """
+        check_is_fitted(self)
+        state = {name: getattr(self, name) for name in self._learned if hasattr(self, name)}
+        write_weights(path, self.net_.module_.state_dict(), state)
+
+    def load_weights(self, path):
+        """Become the fitted detector that `save_weights` saved.
+
+        Parameters
+        ----------
+        path : str or path
+            Of a detector of this class, with the same parameters of the network.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            If the file is broken, or holds the weights of another network. The detector
+            is then as it was before.
+        """
+        with all_or_nothing(self):
+            weights, state = read_weights(path)
+            vars(self).update(state)
+            with seeded(0):
+                self.net_ = self._make_net().initialize()
+            load_weights(self.net_.module_, weights, path)
+            self.net_.module_.eval()
+        return self
+
+    # What subclasses write.
+
+    # Attributes beside the network that make a fitted detector.
+    _learned = ("n_features_in_", "feature_names_in_", "image_shape_", "offset_")
+
+    def _prepare_fit(self, X, y):
+        """Learn from all rows what `_make_module` and `_prepare` need."""
+
+    @abstractmethod
+    def _make_module(self):
+        """Give the network for rows of ``self._row_shape``."""
+
+    @abstractmethod
+    def _make_criterion(self):
+        """Give the loss, a module ``criterion(output, batch, y)``."""
+
+    def _prepare(self, X):
+        return as_tensor(X).float().reshape(-1, *self._row_shape)
+
+    @abstractmethod
+    def _score_block(self, batch):
+        """Give the outlier scores of a tensor of rows."""
+
+    # What they get.
+
+    def _fit(self, X, y):
+        go_on = self.warm_start and hasattr(self, "net_")
+        self._train(X, y, go_on=go_on, epochs=self.max_epochs)
+
+    def _outlier_score(self, X):
+        return self._in_blocks(self._score_block, X)
+
+    def _in_blocks(self, function, X):
+        """Give a function of tensors of rows, for all rows: ndarray, float64."""
+        module = self.net_.module_
+        device = next(module.parameters()).device
+        with torch.inference_mode():
+            values = in_blocks(function, X, self._prepare, block_rows(X.shape[1]), device)
+        return values.double().numpy()
+
+    def _out_of_sample_score(self, X, rows):
+        copy = clone(self).set_params(false_alarm_rate=None, warm_start=False, verbose=0)
+        vars(copy).pop("_skl_callbacks", None)  # scikit-learn's: they watch one fit
+        return cross_fitted_scores(copy, X, rows)
+
+    @property
+    def _row_shape(self):
+        if self.image_shape_ is None:
+            return (self.n_features_in_,)
+        return (1, *self.image_shape_)[-3:]
+
+    def _train(self, X, y, *, go_on, epochs):
+        seed = draw_seed(self.random_state)
+        if go_on:
+            net = self._copy_of_net(X)
+        else:
+            self._prepare_fit(X, y)
+        with seeded(seed):
+            if not go_on:
+                net = self._make_net().initialize()
+            self._run(net, self._tensor(X, net.device), epochs, seed)
+        net.module_.eval()
+        self.net_ = net
+
+    def _copy_of_net(self, X):
+        shape = self._trained_shape
+        if shape != self._row_shape:
+            raise ValueError(
+                f"warm_start=True goes on with a network for rows of shape {shape}; X has "
+                f"rows of shape {self._row_shape}."
+            )
+        return copy.deepcopy(self.net_).set_params(lr=self.lr)
+
+    def _make_net(self):
+        self._trained_shape = self._row_shape
+        callbacks = copy.deepcopy(list(self.callbacks or []))
+        if self.early_stopping:
+            callbacks.append(EarlyStopping(patience=self.patience, load_best=True))
+        params = dict(self.net_params or {})
+        if taken := _OWN.intersection(params):
+            raise ValueError(
+                f"net_params sets {sorted(taken)}, which {type(self).__name__} sets by "
+                "parameters of its own."
+            )
+        return OneClassNet(
+            self._make_module().float(),
+            self._make_criterion(),
+            lr=self.lr,
+            lr_schedule=self.lr_schedule,
+            callbacks=callbacks,
+            device=str(choose_device(self.device)),
+            verbose=int(self.verbose > 1),
+            **params,
+        )
+
+    def _tensor(self, X, device):
+        """Give all rows as one float32 tensor, on the device if they fit beside a net."""
+        rows = torch.empty((len(X), *self._row_shape), dtype=torch.float32)
+        for start in range(0, len(X), _ROWS_AT_ONCE):
+            part = X[start : start + _ROWS_AT_ONCE]
+            rows[start : start + len(part)] = self._prepare(part)
+        if torch.device(device).type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if rows.nbytes < free / 2:
+                return rows.to(device)
+        return rows
+
+    def _run(self, net, rows, epochs, seed):
+        n = len(rows)
+        net.batch_size = self.batch_size
+        if self.batch_size == "auto":
+            net.batch_size = max(8, min(128, n // 64))
+        net.max_epochs = epochs
+        net.train_split = None
+        if self.early_stopping:
+            net.train_split = ValidSplit(self.validation_fraction, random_state=seed)
+        start = self._loss(net, rows[: net.batch_size])
+        before, own = len(net.history), net.callbacks_
+        net.callbacks_ = [*own, *self._reporters(epochs)]
+        try:
+            net.partial_fit(rows, None)
+        finally:
+            net.callbacks_ = own
+        self._check_losses(net.history[before:], start)
+
+    def _reporters(self, epochs):
+        reporters = []
+        if self.verbose == 1:
+            reporters.append(("epoch_bar", EpochBar(epochs, type(self).__name__)))
+        elif self.verbose:
+            reporters.append(("batch_bar", ProgressBar().initialize()))
+        context = getattr(self, "_callback_fit_ctx", None)
+        if context is not None:
+            reporters.append(("fit_tasks", FitTasks(self, context)))
+        return reporters
+
+    def _loss(self, net, batch):
+        net.module_.eval()
+        with torch.no_grad():
+            batch = batch.to(net.device)
+            return float(net.criterion_(net.module_(batch), batch, None))
+
+    def _check_losses(self, history, start):
+        losses = [row["train_loss"] for row in history if "train_loss" in row]
+        if not losses:
+            warnings.warn(
+                "The training was interrupted in its first epoch: the network is hardly "
+                "trained.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        elif not losses[-1] <= _DIVERGED * max(start, np.finfo(np.float32).tiny):
+            raise ValueError(
+                f"The training diverged: the mean loss is {losses[-1]:.3g} after "
+                f"{len(losses)} epochs, from {start:.3g} at the start. Lower lr, which is "
+                f"{self.lr}, or scale the features."
+            )

@@ -1,0 +1,172 @@
+"""A skorch net that trains on whole batches, and keeps its own loop short."""
+
+import torch
+from skorch import NeuralNet
+from skorch.callbacks import Callback, EpochTimer, PrintLog
+from torch.utils.data import Subset
+
+from skad.neural._schedule import learning_rate_factor
+
+__all__ = ["BatchLoader", "OneClassNet"]
+
+_BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
+
+
+class BatchLoader:
+    """Serve the rows of a data set of tensors in whole batches.
+
+    A ``DataLoader`` fetches and collates row by row, which costs more than a step of a
+    small net; indexing one tensor once a batch does not.
+
+    Parameters
+    ----------
+    dataset : skorch.dataset.Dataset, or a Subset of one
+        With tensors ``X`` and, or None, ``y``.
+    batch_size : int, default=128
+    shuffle : bool, default=False
+        Draw a new order, from torch's global generator, in every epoch.
+    """
+
+    def __init__(self, dataset, batch_size=128, shuffle=False):
+        self.rows = torch.arange(len(dataset))
+        while isinstance(dataset, Subset):
+            self.rows = torch.as_tensor(dataset.indices)[self.rows]
+            dataset = dataset.dataset
+        self.X, self.y = dataset.X, dataset.y
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+
+    def __len__(self):
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self):
+        rows = self.rows[torch.randperm(len(self.rows))] if self.shuffle else self.rows
+        for batch in rows.to(self.X.device).split(self.batch_size):
+            yield self.X[batch], None if self.y is None else self.y[batch]
+
+
+class OneClassNet(NeuralNet):
+    """A skorch net whose loss sees the batch: ``criterion(output, X, y)``.
+
+    Where no callback watches single batches, an epoch runs in a loop without skorch's
+    bookkeeping, which on small nets costs more than the training step; the losses are
+    those of skorch's loop. ``history`` has the mean losses of every epoch either way.
+
+    Parameters
+    ----------
+    module, criterion : torch.nn.Module, or classes of it
+        As for :class:`skorch.NeuralNet`.
+    lr_schedule : {None, "cosine", "onecycle"}, default=None
+        How the learning rate changes, step by step, over one call of `fit`.
+    **kwargs : dict
+        Further parameters of :class:`skorch.NeuralNet`.
+    """
+
+    def __init__(
+        self,
+        module,
+        criterion,
+        *,
+        optimizer=torch.optim.Adam,
+        optimizer__fused=True,
+        iterator_train=BatchLoader,
+        iterator_train__shuffle=True,
+        iterator_valid=BatchLoader,
+        train_split=None,
+        lr_schedule=None,
+        **kwargs,
+    ):
+        self.lr_schedule = lr_schedule
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            iterator_train=iterator_train,
+            iterator_train__shuffle=iterator_train__shuffle,
+            iterator_valid=iterator_valid,
+            train_split=train_split,
+            optimizer__fused=optimizer__fused,
+            **kwargs,
+        )
+
+    @property
+    def _default_callbacks(self):
+        return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
+
+    def get_loss(self, y_pred, y_true, X=None, training=False):
+        """Give the loss of a batch by the criterion, which sees the batch too."""
+        return self.criterion_(y_pred, X, y_true)
+
+    def fit_loop(self, X, y=None, epochs=None, **fit_params):
+        """Run the epochs of one call of `fit`."""
+        self._epochs = self.max_epochs if epochs is None else epochs
+        self._step = 0
+        self._full_rates = [group["lr"] for group in self.optimizer_.param_groups]
+        try:
+            return super().fit_loop(X, y, epochs=self._epochs, **fit_params)
+        finally:
+            self._set_rates(1.0)
+
+    def train_step(self, batch, **fit_params):
+        """Make one step of the optimiser, in skorch's own loop."""
+        self._schedule_step()
+        return super().train_step(batch, **fit_params)
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **fit_params):
+        """Run one epoch of training or validation, and record its mean loss."""
+        if iterator is None:
+            return
+        self._steps = len(iterator) * self._epochs if training else None
+        if self._batches_are_watched():
+            super().run_single_epoch(iterator, training, prefix, step_fn, **fit_params)
+            loss = self._recorded_mean(prefix)
+        else:
+            loss = self._quick_epoch(iterator, training)
+        key = f"{prefix}_loss"
+        before = [row[key] for row in self.history[:-1] if key in row]
+        self.history.record(key, loss)
+        self.history.record(f"{key}_best", loss <= min(before, default=loss))
+
+    def _quick_epoch(self, iterator, training):
+        self._set_training(training)
+        module, criterion, optimizer = self.module_, self.criterion_, self.optimizer_
+        total, rows = 0.0, 0
+        with torch.set_grad_enabled(training):
+            for X, y in iterator:
+                X = X.to(self.device)
+                y = None if y is None else y.to(self.device)
+                loss = criterion(module(X), X, y)
+                if training:
+                    self._schedule_step()
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                # Summed where it is: reading it would wait for the device every batch.
+                total += loss.detach() * len(X)
+                rows += len(X)
+        return float(total) / rows
+
+    def _schedule_step(self):
+        if self.lr_schedule is not None:
+            self._set_rates(
+                learning_rate_factor(self.lr_schedule, self._step / self._steps)
+            )
+            self._step += 1
+
+    def _set_rates(self, factor):
+        for group, rate in zip(self.optimizer_.param_groups, self._full_rates, strict=True):
+            group["lr"] = rate * factor
+
+    def _batches_are_watched(self):
+        return any(
+            getattr(type(callback), hook) is not getattr(Callback, hook)
+            for _, callback in self.callbacks_
+            for hook in _BATCH_HOOKS
+        )
+
+    def _recorded_mean(self, prefix):
+        keys = [f"{prefix}_batch_size", f"{prefix}_loss"]
+        batches = [
+            [b[k] for k in keys] for b in self.history[-1]["batches"] if keys[0] in b
+        ]
+        return sum(size * loss for size, loss in batches) / sum(s for s, _ in batches)

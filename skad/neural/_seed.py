@@ -1,0 +1,47 @@
+"""Seeds and devices."""
+
+from contextlib import contextmanager
+from threading import RLock
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+__all__ = ["choose_device", "draw_seed", "seeded"]
+
+# torch has one global generator a process, which layers draw their weights from.
+_GLOBAL_GENERATOR = RLock()
+
+
+def draw_seed(random_state):
+    """Give a seed from a `random_state`; None is fresh entropy, not the global state."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31 - 1))
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+@contextmanager
+def seeded(seed):
+    """Seed torch within the block, and leave its global states as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def choose_device(device):
+    """Resolve a `device` parameter; "auto" is a GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        If torch does not know the device, or there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device={device!r} can't be used: {error}") from error
+    return device
