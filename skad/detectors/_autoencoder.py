@@ -5,6 +5,8 @@ from numbers import Integral
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import gen_batches
 from torch import nn
 
 from skad._sklearn import Interval, StrOptions
@@ -235,13 +237,12 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 
     def _prepare_fit(self, X, y):
         self._check_hidden()
-        channels = X.reshape(len(X), *self._row_shape)
-        axis = (0, 2, 3) if self._convolves else 0
-        self._shift = channels.mean(axis=axis, keepdims=True, dtype=np.float64)[0]
-        variance = channels.var(axis=axis, dtype=np.float64)
-        self._scale = (
-            float(np.sqrt(variance[variance > 0].mean())) if variance.any() else 1.0
-        )
+        mean, variance = (values.reshape(self._row_shape) for values in _moments(X))
+        if self._convolves:  # one of each a channel
+            variance = variance.mean(axis=(1, 2)) + mean.var(axis=(1, 2))
+            mean = mean.mean(axis=(1, 2), keepdims=True)
+        self._shift = mean
+        self._scale = float(np.sqrt(variance[variance > 0].mean()) if variance.any() else 1)
         self._varies = (X.min(axis=0) < X.max(axis=0)).reshape(self._row_shape)
         self._first_row = self._prepare(X[:1])[0].numpy()
         self._range = np.array([X.min(), X.max()], dtype=np.float64)
@@ -326,6 +327,14 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
             raise ValueError(
                 f"hidden must be widths, positive integers; got {self.hidden}."
             )
+
+
+def _moments(X):
+    """Mean and variance of each feature, with a part of the rows in memory at a time."""
+    scaler = StandardScaler()
+    for rows in gen_batches(len(X), 4096):
+        scaler.partial_fit(X[rows])
+    return scaler.mean_, scaler.var_
 
 
 class SquaredError(nn.Module):

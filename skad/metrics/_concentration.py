@@ -99,7 +99,7 @@ def mean_distance_agreement(kde, X):
     """
     _check_is_kde(kde)
     score, relevance = -kde.score_samples(X), kde.explain(X)
-    rows, templates = kde._validate(X), _templates(kde)
+    rows, templates = kde._validate(X), kde._pool.templates
     wide = MeanDistance(templates).relevance(rows, None, None)
     return Bunch(
         rank_correlation=_rank_correlation(score, wide.sum(axis=1)),
@@ -116,14 +116,6 @@ def _check_is_kde(kde):
             f"kde must be a fitted skad.KDE, got {type(kde).__name__}. Take a KDE out of a "
             "pipeline or search, and hand over X as it sees it."
         )
-
-
-def _templates(kde):
-    """Give the training rows of a fitted KDE, up to the rounding of its dtype."""
-    if np.isinf(kde.bandwidth_):
-        return kde._pool.templates
-    scaled = kde._pool.augmented[:, :-2].astype(np.float64)
-    return scaled * np.sqrt(kde._pool.pooling.scale) + kde._pool.center
 
 
 def _rank_correlation(score, distance):

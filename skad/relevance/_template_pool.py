@@ -47,6 +47,12 @@ class TemplatePool:
             )
         return cls(augmented, center, pooling)
 
+    @property
+    def templates(self):
+        """The templates as they came, up to the rounding of the dtype: ndarray (n, d)."""
+        scaled = self.augmented[:, :-2].astype(np.float64)
+        return scaled * np.sqrt(self.pooling.scale) + self.center
+
     def score(self, X, device):
         """Outlier scores of the rows: ndarray (m,), float64."""
         return self._sweep(X, device)[0]
