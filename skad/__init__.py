@@ -11,6 +11,7 @@ _HOME = {
     "AutoEncoder": "detectors",
     "KDE": "detectors",
     "Bag": "detectors",
+    "DeepOneClass": "detectors",
     "PyODDetector": "detectors",
     "InlierTraining": "model_selection",
     "explain": "explanation",

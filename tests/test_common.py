@@ -1,7 +1,10 @@
 """Every estimator under scikit-learn's checks and under skad's own."""
 
+import re
+
 import numpy as np
 import pytest
+import torch
 from pyod.models.abod import ABOD
 from pyod.models.copod import COPOD
 from pyod.models.ecod import ECOD
@@ -22,11 +25,24 @@ from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
+from torch import nn
 
-from skad import KDE, AutoEncoder, Bag, InlierTraining, PyODDetector
+from skad import KDE, AutoEncoder, Bag, DeepOneClass, InlierTraining, PyODDetector
+from skad.neural import FeatureNet, fit_features
 from skad.testing import check_detector, detector_checks
 
 FOREST = IsolationForest(n_estimators=10, random_state=0)
+ROWS = np.random.default_rng(0).standard_normal((200, 4))
+
+
+def signed_parts(row_shape=None):
+    """Make a network of rows of any length: each entry's positive and negative part."""
+    parts = nn.Conv1d(1, 2, 1, bias=False)
+    parts.weight = nn.Parameter(torch.tensor([[[1.0]], [[-1.0]]]))
+    return nn.Sequential(nn.Flatten(), nn.Unflatten(1, (1, -1)), parts, nn.ReLU())
+
+
+TRAINED = fit_features(ROWS, ROWS[:, 0] > 0, network=signed_parts, random_state=0)
 DETECTORS = [
     KDE(),
     KDE(kernel="student"),
@@ -42,6 +58,9 @@ DETECTORS = [
     AutoEncoder(
         max_epochs=5, lr=0.01, hidden=(), early_stopping=True, false_alarm_rate=0.1
     ),
+    DeepOneClass(features=FeatureNet(signed_parts()).eval()),
+    DeepOneClass(features=signed_parts, false_alarm_rate=0.1),
+    DeepOneClass(features=TRAINED),
     InlierTraining(KDE()),
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),
@@ -59,10 +78,15 @@ BATCH_DEPENDENT = [PyODDetector(ECOD()), PyODDetector(COPOD())]
 
 def pairs(detectors, checks):
     return [
-        pytest.param(d, check, id=f"{' '.join(repr(d).split())}-{name}")
-        for d in detectors
+        pytest.param(d, check, id=f"{i}-{short(d)}-{name}")
+        for i, d in enumerate(detectors)
         for name, check in checks(d)
     ]
+
+
+def short(detector):
+    """Name a detector in one line, without addresses, which change by the process."""
+    return re.sub(r" at 0x\w+", "", " ".join(repr(detector).split()))[:70]
 
 
 def sklearn_checks(detector):

@@ -1,5 +1,15 @@
 """Networks: trained through skorch, scored in blocks, saved as plain tensors."""
 
+from skad.neural._backbones import download_weights, load_backbone
 from skad.neural._detector import NeuralDetector
+from skad.neural._features import fit_features
+from skad.neural._scaling import FeatureNet, Scaling
 
-__all__ = ["NeuralDetector"]
+__all__ = [
+    "FeatureNet",
+    "NeuralDetector",
+    "Scaling",
+    "download_weights",
+    "fit_features",
+    "load_backbone",
+]

@@ -51,8 +51,9 @@ class ZBox:
         return twin(layer, _positive), twin(layer, lambda w: _positive(-w))
 
     def parts(self, x):
-        """Give the p of some rows."""
-        return x - _bound("low", self.low, x), _bound("high", self.high, x) - x
+        """Give the p of some rows; an entry beyond a bound moves it, for itself."""
+        above, below = x - _bound("low", self.low, x), _bound("high", self.high, x) - x
+        return above.clamp_(min=0), below.clamp_(min=0)
 
 
 def _positive(w):

@@ -52,8 +52,8 @@ class LayerwiseRelevance:
     2017, and *Layer-Wise Relevance Propagation: An Overview*, 2019):
 
     - "zbox": ``R_i = sum_k (x_i w_ik - l_i w_ik^+ - h_i w_ik^-) / sum_i'(same) R_k`` for
-      features in [l, h], such as pixels. All terms are >= 0, unless x is outside: that is
-      not looked at here.
+      features in [l, h], such as pixels. All terms are >= 0. A feature outside moves the
+      bound that it passes.
     - "wsquare": ``R_i = sum_k w_ik^2 / sum_i' w_i'k^2 R_k`` for unbounded features.
     - "gamma": as in the other layers, for features >= 0. Zeros get no relevance.
 

@@ -1,0 +1,256 @@
+"""Networks that have the scaling of their input as a first step."""
+
+import copy
+from numbers import Real
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from skad.neural._blocks import ALIGNMENT
+from skad.relevance._layers import LayerwiseRelevance
+
+__all__ = ["FeatureNet", "Scaling", "find_input_range", "fit_to_range"]
+
+_UNIT, _BYTES = (0.0, 1.0), (0.0, 255.0)
+_ORDERS = {"rgb": [0, 1, 2], "bgr": [2, 1, 0]}
+
+
+class Scaling(nn.Module):
+    """``(x - mean) / std``, of the channels that a network takes.
+
+    Parameters
+    ----------
+    mean, std : float or sequence of floats, one a channel, default=0.0 and 1.0
+        In the order that the network takes.
+    channels : {"rgb", "bgr"} or None, default=None
+        Order of the channels that the network takes; they come as RGB. A grey image is
+        repeated. None: any input, as it comes.
+    """
+
+    def __init__(self, mean=0.0, std=1.0, *, channels=None):
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("mean", _per_channel(mean))
+        self.register_buffer("std", _per_channel(std))
+        if not (self.std > 0).all():
+            raise ValueError(f"std must be positive, got {std}.")
+
+    def forward(self, x):
+        """Scale rows."""
+        order = self._order(x)
+        return ((x if order is None else x[:, order]) - self.mean) / self.std
+
+    def pull_back(self, relevance, x):
+        """Give relevance of scaled rows back to the channels that they were made of.
+
+        Parameters
+        ----------
+        relevance : tensor of the shape of ``self(x)``
+        x : tensor of shape (n, ...)
+
+        Returns
+        -------
+        relevance : tensor of the shape of x
+        """
+        order = self._order(x)
+        if order is None:
+            return relevance
+        order = torch.tensor(order, device=relevance.device)
+        return torch.zeros_like(x).index_add_(1, order, relevance)
+
+    def _order(self, x):
+        """Give the channels of x that the network takes; None for all."""
+        if self.channels is None:
+            return None
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
+            raise ValueError(
+                "This network takes grey or RGB images, (1, H, W) or (3, H, W); got rows "
+                f"of shape {tuple(x.shape[1:])}."
+            )
+        return _ORDERS[self.channels] if x.shape[1] == 3 else [0, 0, 0]
+
+
+def _per_channel(values):
+    values = torch.as_tensor(values, dtype=torch.float32)
+    return values.view(-1, 1, 1) if values.ndim else values
+
+
+class FeatureNet(nn.Module):
+    """A network and the scaling of its input; the output is flattened.
+
+    Parameters
+    ----------
+    layers : torch.nn.Module
+    scaling : Scaling or None, default=None
+        None leaves the input as it is.
+    input_range : tuple of two floats or None, default=None
+        Least and greatest value of the images that the network is made for.
+
+    Attributes
+    ----------
+    validation_accuracy : float or None
+        Share of held-out rows that were classified right, where `fit_features` trained
+        the network.
+    """
+
+    def __init__(self, layers, scaling=None, *, input_range=None):
+        super().__init__()
+        self.scaling = Scaling() if scaling is None else scaling
+        self.layers = layers
+        self.input_range = input_range
+        self.validation_accuracy = None
+
+    def __reduce__(self):
+        # torch pickles addresses. As arrays, equal networks have equal pickles, which
+        # joblib.hash relies on, and those of a GPU can be read anywhere.
+        parameters = dict(self.named_parameters(remove_duplicate=False))
+        buffers = dict(self.named_buffers(remove_duplicate=False))
+        memo = {id(tensor): None for tensor in (parameters | buffers).values()}
+        state = copy.deepcopy(self.__dict__, memo)
+        trained = [name for name, tensor in parameters.items() if tensor.requires_grad]
+        return _restored, (state, _arrays(parameters), _arrays(buffers), trained)
+
+    def forward(self, x):
+        """Give the features, (n, D)."""
+        output = self.layers(_aligned(self.scaling(x)))
+        if not isinstance(output, torch.Tensor) or output.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                f"The network must give a tensor with features of each of {len(x)} rows; "
+                f"it gave {_describe(output)}."
+            )
+        return output.reshape(len(x), -1)
+
+    def relevance(self, x, top, *, low=None, high=None, **rules):
+        """Propagate relevance from the features to the input.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, ...)
+        top : callable
+            From the features to a tensor of shape (n,), as for ``LayerwiseRelevance``.
+        low, high : tensor of the shape of a row, or None
+            Range of x, for "zbox".
+        **rules : dict
+            As for ``LayerwiseRelevance``.
+
+        Returns
+        -------
+        relevance : tensor of the shape of x
+        """
+        if low is not None:
+            low, high = (self.scaling(bound[None])[0] for bound in (low, high))
+        through = LayerwiseRelevance(self.layers, low=low, high=high, **rules)
+        scaled = self.scaling(x)
+        relevance = through(scaled, lambda output: top(output.reshape(len(x), -1)))
+        return self.scaling.pull_back(relevance, x)
+
+
+def _aligned(x):
+    """Lay flat rows out as `in_blocks` does, for which see there."""
+    short = -x.shape[-1] % ALIGNMENT
+    return pad(x, (0, short))[:, :-short] if x.ndim == 2 and short else x
+
+
+def _arrays(tensors):
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+
+
+def _restored(state, parameters, buffers, trained):
+    """Make the network from what ``__reduce__`` gave."""
+    net = FeatureNet.__new__(FeatureNet)
+    vars(net).update(state)
+    for name, array in (parameters | buffers).items():
+        owner, _, own_name = name.rpartition(".")
+        owner, tensor = net.get_submodule(owner), torch.from_numpy(array)
+        if name in parameters:
+            owner._parameters[own_name] = nn.Parameter(tensor, name in trained)
+        else:
+            owner._buffers[own_name] = tensor
+    return net
+
+
+def _describe(output):
+    if isinstance(output, torch.Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    return f"a {type(output).__name__}"
+
+
+def find_input_range(X, wanted, known):
+    """Give the range of the features: as wanted, or one of those that X lies in.
+
+    Parameters
+    ----------
+    X : ndarray
+    wanted : "auto", pair of floats or None
+    known : tuple of two floats or None
+        The range of what the network was trained on.
+
+    Returns
+    -------
+    range : tuple of two floats or None
+
+    Raises
+    ------
+    ValueError
+        If `wanted` is no range, or X leaves it.
+    """
+    if wanted is None:
+        return None
+    low, high = float(np.min(X)), float(np.max(X))
+    candidates = [r for r in (_UNIT, known, _BYTES) if r]
+    if wanted != "auto":
+        candidates = [_checked_range(wanted)]
+    for candidate in candidates:
+        if candidate[0] <= low and high <= candidate[1]:
+            return candidate
+    if wanted == "auto":
+        return None
+    raise ValueError(f"X goes from {low:.4g} to {high:.4g}, out of input_range={wanted}.")
+
+
+def _checked_range(pair):
+    if (
+        len(pair) != 2
+        or not all(isinstance(bound, Real) and np.isfinite(bound) for bound in pair)
+        or not pair[0] < pair[1]
+    ):
+        raise ValueError(f"input_range must be two numbers, low < high; got {pair}.")
+    return tuple(map(float, pair))
+
+
+def fit_to_range(X, given, known, certain):
+    """Tell whether images are to be brought from their range to that of the network.
+
+    Parameters
+    ----------
+    X : ndarray
+        Images.
+    given : tuple of two floats or None
+        Their range.
+    known : tuple of two floats
+        The range of what the network was trained on.
+    certain : bool
+        Whether a user gave the range.
+
+    Returns
+    -------
+    differs : bool
+
+    Raises
+    ------
+    ValueError
+        If they are so unlike that one of them must be scaled wrongly.
+    """
+    if certain or {given, known} <= {_UNIT, _BYTES}:
+        return given is not None and given != known
+    low, high, width = float(np.min(X)), float(np.max(X)), known[1] - known[0]
+    beyond = max(known[0] - low, high - known[1])
+    if beyond > width / 2 or high - low < width / 10:
+        raise ValueError(
+            f"The network is made for images with values from {known[0]:.4g} to "
+            f"{known[1]:.4g}; those of X go from {low:.4g} to {high:.4g}. Scale them "
+            "alike, or give input_range, the values of black and white in X."
+        )
+    return False
