@@ -311,5 +311,5 @@ def cross_fitted_scores(detector, X, rows):
     for train, test in folds.split(X):
         test = np.intersect1d(test, rows, assume_unique=True)
         if len(test):
-            scores[test] = -normality(clone(detector).fit(X[train]), X[test])
+            scores[test] = -normality(clone(detector).fit(X[train], None), X[test])
     return scores[rows]

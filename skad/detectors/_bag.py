@@ -37,7 +37,9 @@ class Bag(BaseDetector, _BaseComposition):
     ----------
     detectors : list of (str, object)
         Named members: detectors of skad, scikit-learn or PyOD, or Pipelines that end in
-        one. Their parameters are the bag's: ``kde__bandwidth``.
+        one. Their parameters are the bag's: ``kde__bandwidth``. Detectors that are fitted
+        already are members as ``sklearn.frozen.FrozenEstimator(detector)``: nothing is
+        refitted then, and `fit` wants rows that none of them has seen, to standardise by.
     weights : array-like of shape (n_detectors,) or None, default=None
         Weights, not negative; only their ratios matter. None: all equal.
     contamination : float in (0, 0.5] or None, default=None
@@ -236,7 +238,7 @@ class Bag(BaseDetector, _BaseComposition):
 def _fit_member(name, member, X, rows):
     """Fit a member; give it with its outlier scores of the rows, out of sample."""
     try:
-        fitted = clone(member).fit(X)
+        fitted = clone(member).fit(X, None)  # y, since FrozenEstimator wants one
         if isinstance(member, BaseDetector):
             return fitted, fitted._out_of_sample_score(X, rows)
         return fitted, cross_fitted_scores(member, X, rows)
