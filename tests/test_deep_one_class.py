@@ -526,7 +526,7 @@ def test_backbones_compute_what_their_weights_say(name, forward):
     net = load_backbone(name, weights)
     assert net(x).shape == (2, 512)
     torch.testing.assert_close(net(x), forward(scaled, weights), rtol=1e-3, atol=1e-5)
-    relevance = net.relevance(x, lambda phi: phi.sum(1), gamma=0.25, input_rule="wsquare")
+    relevance = net.explainer(gamma=0.25, input_rule="wsquare")(x, lambda phi: phi.sum(1))
     assert relevance.isfinite().all() and relevance.any()
 
 

@@ -1,10 +1,12 @@
 """Autoencoder: distance to the row's own reconstruction."""
 
+import warnings
 from numbers import Integral
 
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 from torch import nn
@@ -238,11 +240,13 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
     def _prepare_fit(self, X, y):
         self._check_hidden()
         mean, variance = (values.reshape(self._row_shape) for values in _moments(X))
+        within = variance.mean()
         if self._convolves:  # one of each a channel
             variance = variance.mean(axis=(1, 2)) + mean.var(axis=(1, 2))
             mean = mean.mean(axis=(1, 2), keepdims=True)
         self._shift = mean
         self._scale = float(np.sqrt(variance[variance > 0].mean()) if variance.any() else 1)
+        self._loss_of_mean = within / self._scale**2
         self._varies = (X.min(axis=0) < X.max(axis=0)).reshape(self._row_shape)
         self._first_row = self._prepare(X[:1])[0].numpy()
         self._range = np.array([X.min(), X.max()], dtype=np.float64)
@@ -280,6 +284,18 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 
     def _make_criterion(self):
         return SquaredError()
+
+    def _check_losses(self, losses):
+        super()._check_losses(losses)
+        if losses and self._loss_of_mean and losses[-1] >= self._loss_of_mean:
+            warnings.warn(
+                "The network reconstructs the training rows no better than their mean: the "
+                f"loss is {losses[-1]:.3g} after {len(losses)} epochs, the mean's is "
+                f"{self._loss_of_mean:.3g}. Train longer (max_epochs={self.max_epochs}), "
+                f"or at another rate (lr={self.lr}).",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
 
     def _score_block(self, batch):
         return self._relevance_block(batch).flatten(1).sum(dim=1)

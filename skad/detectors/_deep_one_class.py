@@ -217,11 +217,11 @@ class DeepOneClass(BaseDetector):
             z = phi.double() @ W
             return (z * z.detach()).sum(dim=1)
 
-        rules = self._rules()
+        explain = net.explainer(**self._rules())
         # A row takes some four times the memory that it takes in scoring.
         rows = max(1, block_rows(X.shape[1]) // 4)
         parts = [
-            net.relevance(self._prepare(part).to(self._device), top, **rules).cpu()
+            explain(self._prepare(part).to(self._device), top).cpu()
             for part in np.array_split(X, -(-len(X) // rows))
         ]
         return torch.cat(parts).flatten(1).double().numpy()

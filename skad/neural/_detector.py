@@ -32,7 +32,8 @@ from skad.neural._weights import load_weights, read_weights, write_weights
 __all__ = ["NeuralDetector"]
 
 _ROWS_AT_ONCE = 4096
-_DIVERGED = 10.0  # a loss so many times that of the start is no training
+_TINY = np.finfo(np.float32).tiny
+_DIVERGED = 2.0  # a loss so many times that of the untrained network is no training
 
 # What the detector sets by parameters of its own.
 _OWN = {"module", "criterion", "lr", "max_epochs", "batch_size", "lr_schedule"} | {
@@ -337,13 +338,16 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         if self.early_stopping:
             net.train_split = ValidSplit(self.validation_fraction, random_state=seed)
         start = self._loss(net, rows[: net.batch_size])
+        # Of a network that goes on, that of its own start: it may be near 0 by now.
+        self._start_loss = max(start, self._start_loss if len(net.history) else 0.0)
         before, own = len(net.history), net.callbacks_
         net.callbacks_ = [*own, *self._reporters(epochs)]
         try:
             net.partial_fit(rows, None)
         finally:
             net.callbacks_ = own
-        self._check_losses(net.history[before:], start)
+        losses = [row["train_loss"] for row in net.history[before:] if "train_loss" in row]
+        self._check_losses(losses)
 
     def _reporters(self, epochs):
         reporters = []
@@ -362,8 +366,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             batch = batch.to(net.device)
             return float(net.criterion_(net.module_(batch), batch, None))
 
-    def _check_losses(self, history, start):
-        losses = [row["train_loss"] for row in history if "train_loss" in row]
+    def _check_losses(self, losses):
         if not losses:
             warnings.warn(
                 "The training was interrupted in its first epoch: the network is hardly "
@@ -371,9 +374,9 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-        elif not losses[-1] <= _DIVERGED * max(start, np.finfo(np.float32).tiny):
+        elif not losses[-1] <= _DIVERGED * max(self._start_loss, _TINY):
             raise ValueError(
                 f"The training diverged: the mean loss is {losses[-1]:.3g} after "
-                f"{len(losses)} epochs, from {start:.3g} at the start. Lower lr, which is "
-                f"{self.lr}, or scale the features."
+                f"{len(losses)} epochs, from {self._start_loss:.3g} at the start. Lower "
+                f"lr, which is {self.lr}, or scale the features."
             )

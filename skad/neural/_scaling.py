@@ -122,29 +122,31 @@ class FeatureNet(nn.Module):
             )
         return output.reshape(len(x), -1)
 
-    def relevance(self, x, top, *, low=None, high=None, **rules):
-        """Propagate relevance from the features to the input.
+    def explainer(self, *, low=None, high=None, **rules):
+        """Give what propagates relevance from the features to the input.
 
         Parameters
         ----------
-        x : tensor of shape (n, ...)
-        top : callable
-            From the features to a tensor of shape (n,), as for ``LayerwiseRelevance``.
         low, high : tensor of the shape of a row, or None
-            Range of x, for "zbox".
+            Range of the input, for "zbox".
         **rules : dict
             As for ``LayerwiseRelevance``.
 
         Returns
         -------
-        relevance : tensor of the shape of x
+        explain : callable
+            Of rows x and a function `top` from the features to a tensor of shape (n,), as
+            for ``LayerwiseRelevance``; gives a tensor of the shape of x.
         """
         if low is not None:
             low, high = (self.scaling(bound[None])[0] for bound in (low, high))
         through = LayerwiseRelevance(self.layers, low=low, high=high, **rules)
-        scaled = self.scaling(x)
-        relevance = through(scaled, lambda output: top(output.reshape(len(x), -1)))
-        return self.scaling.pull_back(relevance, x)
+
+        def explain(x, top):
+            relevance = through(self.scaling(x), lambda phi: top(phi.reshape(len(x), -1)))
+            return self.scaling.pull_back(relevance, x)
+
+        return explain
 
 
 def _aligned(x):
