@@ -7,37 +7,36 @@
 Markdown goes to stdout, progress to stderr. What is compared, and how: README.md.
 """
 
-import os
+import _common  # first: it sets one thread before numpy and torch load
 
-# Before numpy and torch are imported, which read these only once.
-os.environ.update(
-    dict.fromkeys(
-        (
-            "OMP_NUM_THREADS",
-            "MKL_NUM_THREADS",
-            "OPENBLAS_NUM_THREADS",
-            "VECLIB_MAXIMUM_THREADS",
-            "NUMBA_NUM_THREADS",
-        ),
-        "1",
-    )
-)
-
+# isort: split
 import argparse
 import json
 import pickle
-import platform
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
-from datetime import date
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 import torch
+from _common import (
+    FAST,
+    TIMES,
+    Bound,
+    Timing,
+    columns,
+    interleaved,
+    number,
+    once,
+    progress,
+    ratio,
+    ratios,
+    seconds,
+    side_by_side,
+    table,
+)
 from pyod.models.kde import KDE as PyODKDE
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
@@ -46,20 +45,15 @@ from sklearn.neighbors import KernelDensity
 from skad import KDE
 from skad.relevance._distance import ROWS, TILE_BYTES
 
-torch.set_num_threads(1)
-
-START = time.perf_counter()
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 FALSE_ALARM_RATE = 0.1
 BACKGROUND = 20  # rows that SHAP replaces features from
-FAST = 5  # contenders that take well under a second are repeated this many times more
 TOLERANCES = {"float64": 1e-6, "float32": 0.05}  # of a log density
 # features -> least KernelDensity / skad
 SCORE_BOUNDS = {
     64: {"float64": 10, "float32": 20},
     784: {"float64": 30, "float32": 60},
 }
-TIMES = ["min", "median"]
 
 
 @dataclass
@@ -101,113 +95,8 @@ QUICK = Sizes(
 )
 
 
-@dataclass
-class Bound:
-    """A number asked for, and the number measured."""
-
-    what: str
-    measured: float
-    limit: float
-    at_least: bool = True
-    unit: str = "x"
-
-    @property
-    def met(self):
-        """Whether the number measured is on the right side."""
-        if self.at_least:
-            return self.measured >= self.limit
-        return self.measured <= self.limit
-
-    def row(self, sizes):
-        """Give the row of the table of bounds."""
-        sign = "≥" if self.at_least else "≤"
-        asked = f"{sign} {number(self.limit)}{self.unit}"
-        if np.isnan(self.measured):
-            return [self.what, asked, "-", "not measured"]
-        measured = f"{number(self.measured)}{self.unit}"
-        if sizes is QUICK:
-            return [self.what, "-", measured, "not judged"]
-        return [self.what, asked, measured, "met" if self.met else "**missed**"]
-
-
-@dataclass
-class Timing:
-    """Seconds of the repeats of one contender."""
-
-    seconds: list
-
-    @property
-    def best(self):
-        return min(self.seconds)
-
-    @property
-    def median(self):
-        return float(np.median(self.seconds))
-
-
 class Skipped(Exception):
     """A section that cannot run here; the message says why."""
-
-
-# --- timing and printing ---------------------------------------------------------------
-
-
-def progress(text):
-    print(f"[{time.perf_counter() - START:6.1f} s] {text}", file=sys.stderr, flush=True)
-
-
-def interleaved(contenders, repeats):
-    """Time each contender `repeats` times in turn: A, B, C, A, B, C ..."""
-    seconds = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, run in contenders.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(values) for name, values in seconds.items()}
-
-
-def once(run):
-    """Run, and give the result and the seconds."""
-    start = time.perf_counter()
-    result = run()
-    return result, time.perf_counter() - start
-
-
-def number(value):
-    """Three significant digits, no exponent."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    if value >= 10:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
-
-
-def seconds(value):
-    return f"{1000 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
-
-
-def ratio(peer, own):
-    return f"{number(peer / own)}x"
-
-
-def side_by_side(*timings):
-    return [seconds(s) for timing in timings for s in (timing.best, timing.median)]
-
-
-def ratios(peer, own):
-    return [ratio(peer.best, own.best), ratio(peer.median, own.median)]
-
-
-def columns(*names):
-    return [f"{name}, {statistic}" for name in names for statistic in TIMES]
-
-
-def table(title, header, rows):
-    """Give a Markdown table under its title."""
-    lines = [header, ["---"] * len(header), *rows]
-    body = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-    return f"{title}\n\n{body}\n"
 
 
 # --- what is compared ------------------------------------------------------------------
@@ -682,86 +571,18 @@ SECTIONS = {
 }
 
 
-def environment(load_before):
-    names = ("skad", "numpy", "scipy", "scikit-learn", "torch", "pyod", "shap")
-    load_after = load_average()
-    return table(
-        f"{date.today()}, one run, one thread",
-        ["", ""],
-        [
-            ["CPU", f"{cpu_name()}, {os.cpu_count()} cores, one used"],
-            ["Load average", f"{load_before} before the run, {load_after} after"],
-            ["System", f"{platform.system()} {platform.machine()}"],
-            ["Python", platform.python_version()],
-            *([name, version_of(name)] for name in names),
-        ],
-    )
-
-
-def load_average():
-    return f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
-
-
-def cpu_name():
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
-
-
-def version_of(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, nothing judged")
-    parser.add_argument("--sections", type=sections, default=list(SECTIONS))
-    parser.add_argument("--repeats", type=positive, default=3, help="default: 3")
-    parser.add_argument("--memory-worker", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-def sections(text):
-    names = text.split(",")
-    if unknown := set(names) - set(SECTIONS):
-        raise argparse.ArgumentTypeError(
-            f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}"
-        )
-    return names
-
-
-def positive(text):
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+PACKAGES = ("skad", "numpy", "scipy", "scikit-learn", "torch", "pyod", "shap")
 
 
 def main():
-    arguments = parse_arguments()
+    parser = _common.make_parser(__doc__, SECTIONS)
+    parser.add_argument("--memory-worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
     if arguments.memory_worker:
         memory_worker(json.loads(arguments.memory_worker))
-        return
-    sizes = QUICK if arguments.quick else FULL
-    load, bounds, tables = load_average(), [], []
-    for name in arguments.sections:
-        asked, printed = SECTIONS[name](sizes, arguments.repeats)
-        bounds += asked
-        tables.append("\n".join([f"### {name}\n", *printed]))
-    progress("done")
-    met = sum(bound.met for bound in bounds)
-    verdict = f"{met} of {len(bounds)} bounds met. Times are the minima of the repeats."
-    if sizes is QUICK:
-        verdict = "A quick run: the sizes are not those of the bounds."
-    header = ["bound", "asked", "measured", "verdict"]
-    print(table(f"### bounds\n\n{verdict}", header, [b.row(sizes) for b in bounds]))
-    print(environment(load))
-    print("\n".join(tables))
+    else:
+        sizes = QUICK if arguments.quick else FULL
+        _common.report(arguments, SECTIONS, sizes, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = "skad"
 autosummary_generate = True
 numpydoc_show_class_members = False
-autodoc_default_options = {"members": True, "inherited-members": True}
+# torch.nn.Module has some sixty methods, whose docstrings are not in our format.
+autodoc_default_options = {"members": True, "inherited-members": "Module"}
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", None),
     "numpy": ("https://numpy.org/doc/stable", None),

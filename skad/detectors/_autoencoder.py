@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 from torch import nn
+from torch.nn.functional import mse_loss
 
 from skad._sklearn import Interval, StrOptions
 from skad.neural._autoencoders import (
@@ -358,4 +359,4 @@ class SquaredError(nn.Module):
 
     def forward(self, output, batch, y):
         """Give the loss."""
-        return (output - batch).square().mean()
+        return mse_loss(output, batch)

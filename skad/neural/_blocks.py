@@ -5,7 +5,7 @@ from torch.nn.functional import pad
 
 __all__ = ["ALIGNMENT", "as_tensor", "block_rows", "in_blocks"]
 
-_BLOCK_ENTRIES = 2**17
+_BLOCK_ENTRIES = 2**18
 # Vectorised functions treat what is left over of 16 numbers apart: there is none.
 _LEAST_ROWS = 16
 # Products sum a row in an order that depends on its address modulo so many numbers.
@@ -21,7 +21,7 @@ def block_rows(n_features):
     """Give the rows of a block: a power of two from 16 to 1024, fewer for larger rows.
 
     One row costs a whole block, many rows cost a call a block; either is small where a
-    block holds some 100,000 numbers.
+    block holds some 200,000 numbers.
     """
     rows = max(_LEAST_ROWS, min(1024, _BLOCK_ENTRIES // n_features))
     return 1 << (rows.bit_length() - 1)

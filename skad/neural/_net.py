@@ -9,6 +9,7 @@ from skad.neural._schedule import learning_rate_factor
 
 __all__ = ["BatchLoader", "OneClassNet"]
 
+_ENTRIES_AT_ONCE = 2**18
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 
 
@@ -36,13 +37,20 @@ class BatchLoader:
         self.batch_size = batch_size
         self.shuffle = shuffle
 
+    @property
+    def _batches_at_once(self):
+        """Give how many batches are gathered at once: more than one where they are small."""
+        return max(1, _ENTRIES_AT_ONCE // (self.batch_size * self.X[:1].numel()))
+
     def __len__(self):
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self):
         rows = self.rows[torch.randperm(len(self.rows))] if self.shuffle else self.rows
-        for batch in rows.to(self.X.device).split(self.batch_size):
-            yield self.X[batch], None if self.y is None else self.y[batch]
+        for part in rows.to(self.X.device).split(self.batch_size * self._batches_at_once):
+            X = self.X[part].split(self.batch_size)
+            y = [None] * len(X) if self.y is None else self.y[part].split(self.batch_size)
+            yield from zip(X, y, strict=True)
 
 
 class OneClassNet(NeuralNet):
@@ -130,7 +138,7 @@ class OneClassNet(NeuralNet):
     def _quick_epoch(self, iterator, training):
         self._set_training(training)
         module, criterion, optimizer = self.module_, self.criterion_, self.optimizer_
-        total, rows = 0.0, 0
+        losses, sizes = [], []
         with torch.set_grad_enabled(training):
             for X, y in iterator:
                 X = X.to(self.device)
@@ -141,10 +149,10 @@ class OneClassNet(NeuralNet):
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
-                # Summed where it is: reading it would wait for the device every batch.
-                total += loss.detach() * len(X)
-                rows += len(X)
-        return float(total) / rows
+                losses.append(loss.detach())  # reading it would wait for the device
+                sizes.append(len(X))
+        losses = torch.stack(losses).double().cpu()
+        return float(losses @ torch.tensor(sizes).double()) / sum(sizes)
 
     def _schedule_step(self):
         if self.lr_schedule is not None:
