@@ -39,7 +39,7 @@ class BatchLoader:
 
     @property
     def _batches_at_once(self):
-        """Give how many batches are gathered at once: more than one where they are small."""
+        """Give how many batches are gathered at once: more where they are small."""
         return max(1, _ENTRIES_AT_ONCE // (self.batch_size * self.X[:1].numel()))
 
     def __len__(self):
