@@ -338,7 +338,8 @@ def test_a_threshold_that_will_not_hold_is_announced():
     with pytest.warns(
         UserWarning, match=r"20%.*contamination=None, false_alarm_rate=0\.05"
     ):
-        assert np.mean(kde.predict(X) == -1) == 0.2  # contamination goes first
+        # Contamination goes first; up to ties, which depend on the processor's rounding.
+        assert np.mean(kde.predict(X) == -1) == pytest.approx(0.2, abs=0.01)
 
 
 def test_devices(monkeypatch):

@@ -253,8 +253,9 @@ def test_grid_search_through_a_pipeline():
 
 def test_float32_and_memory_maps_are_not_copied(tmp_path):
     path = tmp_path / "rows.npy"
-    np.save(path, np.tile(X, (2000, 1)).astype(np.float32))
+    np.save(path, np.tile(X, (500, 1)).astype(np.float32))
     mapped = np.load(path, mmap_mode="r")
+    detector(max_epochs=1).fit(X)  # imports what torch imports late
     tracemalloc.start()
     fitted = detector(max_epochs=1, batch_size=1000).fit(mapped)
     _, peak = tracemalloc.get_traced_memory()  # numpy's: not the network's own rows
