@@ -8,7 +8,6 @@ import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import gen_batches
 from torch import nn
 from torch.nn.functional import mse_loss
 
@@ -20,7 +19,7 @@ from skad.neural._autoencoders import (
     convolutional,
     dense,
 )
-from skad.neural._blocks import as_tensor
+from skad.neural._blocks import as_tensor, parts
 from skad.neural._detector import NeuralDetector
 
 __all__ = ["AutoEncoder"]
@@ -349,8 +348,8 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 def _moments(X):
     """Mean and variance of each feature, with a part of the rows in memory at a time."""
     scaler = StandardScaler()
-    for rows in gen_batches(len(X), 4096):
-        scaler.partial_fit(X[rows])
+    for part in parts(X):
+        scaler.partial_fit(X[part])
     return scaler.mean_, scaler.var_
 
 

@@ -22,7 +22,7 @@ from skad._sklearn import (
     with_callbacks,
 )
 from skad.base import BaseDetector, all_or_nothing, cross_fitted_scores
-from skad.neural._blocks import as_tensor, block_rows, in_blocks
+from skad.neural._blocks import as_tensor, block_rows, in_blocks, parts
 from skad.neural._callbacks import EpochBar, FitTasks
 from skad.neural._net import OneClassNet
 from skad.neural._schedule import SCHEDULES
@@ -31,7 +31,6 @@ from skad.neural._weights import load_weights, read_weights, write_weights
 
 __all__ = ["NeuralDetector"]
 
-_ROWS_AT_ONCE = 4096
 _TINY = np.finfo(np.float32).tiny
 _DIVERGED = 2.0  # a loss so many times that of the untrained network is no training
 
@@ -319,9 +318,8 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     def _tensor(self, X, device):
         """Give all rows as one float32 tensor, on the device if they fit beside a net."""
         rows = torch.empty((len(X), *self._row_shape), dtype=torch.float32)
-        for start in range(0, len(X), _ROWS_AT_ONCE):
-            part = X[start : start + _ROWS_AT_ONCE]
-            rows[start : start + len(part)] = self._prepare(part)
+        for part in parts(X):
+            rows[part] = self._prepare(X[part])
         if torch.device(device).type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
             if rows.nbytes < free / 2:
