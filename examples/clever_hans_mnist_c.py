@@ -441,7 +441,8 @@ def draw(args, data):
             for axis, panel, colours in zip(
                 row[column : column + 3], panels, ("gray", "gray", "inferno"), strict=True
             ):
-                axis.imshow(panel, cmap=colours)
+                # A single pixel can outshine the rest of a heat map.
+                axis.imshow(panel, cmap=colours, vmax=np.quantile(panel, 0.995))
                 axis.set(xticks=[], yticks=[])
             row[column].set_title(kind, loc="left", fontsize=9)
         row[0].set_ylabel(name)
