@@ -61,6 +61,14 @@ def test_units_do_not_matter(rows):
     )
 
 
+@pytest.mark.parametrize("unit", [1e-140, 1e-40, 1e40, 1e140])
+def test_units_beyond_single_precision(unit):
+    plain, other = detector().fit(X), detector().fit(unit * X)
+    ratio = other.score_samples(unit * X) / unit / (plain.score_samples(X) * unit)
+    np.testing.assert_allclose(ratio, 1, rtol=0.02)
+    assert np.mean(other.predict(unit * X) == -1) == pytest.approx(0.1, abs=0.02)
+
+
 def test_it_finds_a_broken_dependency_and_says_where():
     rows = X + 0.1 * RNG.standard_normal(X.shape)
     model = AutoEncoder(random_state=0, code_size=3).fit(rows[:200])

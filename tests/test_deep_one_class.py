@@ -1,5 +1,6 @@
 """Deep one-class: whitening, propagation to the input, feature networks, backbones."""
 
+import copy
 import os
 import pickle
 from itertools import pairwise
@@ -600,3 +601,39 @@ def test_download_checks_the_checksum(tmp_path, monkeypatch):
     assert download_weights("resnet18", tmp_path / "home") == path
     with pytest.raises(ValueError, match="name must be one of"):
         download_weights("resnet152")
+
+
+def test_odd_numbers_of_features_keep_their_bits():
+    for width in (9, 17, 21):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(8, width), nn.ReLU())
+        X = np.random.default_rng(0).standard_normal((1200, 8))
+        fitted = DeepOneClass(features=net).fit(X[:300])
+        scores = fitted.score_samples(X)
+        for shift in (1, 2, 3):
+            assert_array_equal(fitted.score_samples(X[shift:]), scores[shift:])
+
+
+def test_anomalies_do_not_choose_the_range():
+    X = np.random.default_rng(0).random((50, 1, 8, 8))
+    y = np.repeat([1, -1], [50, 3])
+    both = DeepOneClass(features=conv()).fit(np.concatenate([X, 200 * X[:3]]), y)
+    alone = DeepOneClass(features=conv()).fit(X)
+    assert both.input_range_ == alone.input_range_ == (0, 1)
+    with torch.inference_mode():
+        both.explain(X[:2])
+
+
+def test_features_can_be_trained_on():
+    class Wide(FeatureNet):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    net = fit_features(DIGITS, CLASSES, max_epochs=1, random_state=0)
+    more = fit_features(DIGITS, CLASSES, network=net, max_epochs=1, random_state=0)
+    assert torch.equal(more.scaling.mean, net.scaling.mean)
+    start, end = net.layers[0].weight, more.layers[0].weight
+    assert 0 < torch.dist(start, end) < 0.1 * torch.linalg.norm(start)
+    assert type(copy.deepcopy(Wide(conv()))) is Wide
+    detector = DeepOneClass(features=more).fit(DIGITS)
+    assert np.isfinite(detector.explain(DIGITS[:3])).all()

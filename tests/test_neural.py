@@ -5,6 +5,7 @@ import pickle
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -44,13 +45,19 @@ class InterruptAfter(Callback):
 
 def test_batches_hold_every_row_once():
     data = Dataset(torch.arange(10.0)[:, None])
-    for dataset, size in ((data, 3), (data, 99), (Subset(data, [7, 1, 4]), 2)):
+    for dataset, size in ((data, 4), (data, 99), (Subset(data, [7, 1, 4]), 3)):
         loader = BatchLoader(dataset, batch_size=size, shuffle=True)
         batches = [batch for batch, _ in loader]
         rows = [dataset[i][0].item() for i in range(len(dataset))]
         assert sorted(torch.cat(batches).flatten().tolist()) == sorted(rows)
         assert len(loader) == len(batches)
         assert max(map(len, batches)) == min(size, len(rows))
+
+
+def test_a_last_batch_is_not_of_one_row():
+    data = Dataset(torch.arange(10.0)[:, None])
+    sizes = [len(batch) for batch, _ in BatchLoader(data, batch_size=np.int64(3))]
+    assert sizes == [3, 3, 4]
 
 
 def test_training_is_that_of_a_plain_loop():
@@ -156,6 +163,52 @@ def test_a_failed_warm_start_leaves_the_network():
     with pytest.raises(ValueError, match="diverged"):
         fitted.set_params(lr=1e6).fit(X)
     np.testing.assert_array_equal(fitted.score_samples(X), scores)
+
+
+def test_a_warm_start_takes_new_parameters():
+    fitted = detector(warm_start=True, early_stopping=True).fit(X)
+    fitted.set_params(early_stopping=False, callbacks=[InterruptAfter(6)], max_epochs=50)
+    curves = (
+        fitted.set_params(net_params={"optimizer": torch.optim.RMSprop}).fit(X).history_
+    )
+    assert len(curves["train_loss"]) == 6
+    assert len(curves["valid_loss"]) == 4
+    assert isinstance(fitted.net_.optimizer_, torch.optim.RMSprop)
+    with pytest.raises(ValueError, match=r"those of another network: .*shapes differ"):
+        fitted.set_params(hidden=(9,)).fit(X)
+
+
+def test_outliers_and_their_place_are_no_divergence():
+    rows = np.random.default_rng(0).standard_normal((500, 10))
+    rows[-5:] *= 100
+    for order in (slice(None), slice(None, None, -1)):
+        AutoEncoder(max_epochs=5, random_state=0).fit(rows[order])
+    rows = np.exp(np.random.default_rng(0).normal(0, 2, (1000, 10)))
+    AutoEncoder(max_epochs=20, random_state=0).fit(rows)
+
+
+def test_the_rate_of_false_alarms_holds_for_what_was_trained():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((1400, 3)) @ rng.standard_normal((3, 20))
+    rows += 0.1 * rng.standard_normal(rows.shape)
+    model = detector(false_alarm_rate=0.1, code_size=3, lr_schedule=None, lr=3e-3)
+    model.set_params(callbacks=[InterruptAfter(3)], max_epochs=40).fit(rows[:400])
+    assert np.mean(model.predict(rows[400:]) == -1) == pytest.approx(0.1, abs=0.07)
+    model = detector(false_alarm_rate=0.1, code_size=3, lr_schedule=None, lr=3e-3)
+    for _ in range(3):
+        model.partial_fit(rows[:400])
+    assert np.mean(model.predict(rows[400:]) == -1) == pytest.approx(0.1, abs=0.07)
+
+
+def test_modes_and_defaults_of_torch_do_not_matter():
+    expected = detector().fit(X).score_samples(X)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(detector().fit(X).score_samples(X), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert detector().fit(X).score_samples(X).shape == (200,)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_partial_fit_is_one_epoch():
@@ -286,6 +339,16 @@ def test_weights_make_the_detector_again(tmp_path, suffix):
             detector(code_size=1).load_weights(path)
 
 
+def test_training_goes_on_from_a_file(tmp_path):
+    detector().fit(X).save_weights(tmp_path / "weights.pt")
+    frame = pd.DataFrame(X, columns=list("abcdef"))
+    named = detector(warm_start=True).fit(frame)
+    read = named.load_weights(tmp_path / "weights.pt")
+    assert not hasattr(read, "feature_names_in_")
+    assert len(read.fit(X).history_["train_loss"]) == 4
+    read.partial_fit(X)
+
+
 def test_broken_weights_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
     detector().fit(X).save_weights(path)
@@ -295,6 +358,13 @@ def test_broken_weights_are_refused(tmp_path):
     with pytest.raises(ValueError, match="can't be read as weights"):
         unfitted.load_weights(path)
     assert not hasattr(unfitted, "net_")
+    path.write_bytes(b"")
+    with pytest.raises(ValueError, match="can't be read as weights"):
+        unfitted.load_weights(path)
+    for plain in ("[]", '{"score_samples": 1}', "}"):
+        torch.save({"tensors": {}, "skad": plain}, path)
+        with pytest.raises(ValueError, match=r"weights\.pt"):
+            unfitted.load_weights(path)
     torch.save({"a": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="no skad detector saved them"):
         unfitted.load_weights(path)

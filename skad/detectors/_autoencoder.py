@@ -4,7 +4,6 @@ import warnings
 from numbers import Integral
 
 import numpy as np
-import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -162,6 +161,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         "_range",
         "_varies",
         "_first_row",
+        "_loss_of_mean",
     )
 
     def __init__(
@@ -220,7 +220,8 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         -------
         codes : ndarray of shape (n, code_size), float64
         """
-        return self._in_blocks(self._module.encoder, self._validate(X))
+        X = self._validate(X)
+        return self._in_blocks(self._module.encoder, X)
 
     def reconstruct(self, X):
         """Give the reconstructions r(x), in the units of the features.
@@ -253,9 +254,9 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 
     def _prepare(self, X):
         rows = as_tensor(X).reshape(-1, *self._row_shape)
-        # In double until the mean is off: rows may be far from zero.
-        rows = torch.sub(rows, torch.from_numpy(self._shift), out=torch.empty(rows.shape))
-        return rows.mul_(1 / self._scale).clamp_(-_FAR, _FAR)
+        # In double until they are scaled: rows may be far from zero, and from one.
+        rows = rows - as_tensor(self._shift)
+        return rows.mul_(1 / self._scale).clamp_(-_FAR, _FAR).float()
 
     def _make_module(self):
         encoder, *decoder = self._make_halves()
@@ -294,7 +295,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
                 f"{self._loss_of_mean:.3g}. Train longer (max_epochs={self.max_epochs}), "
                 f"or at another rate (lr={self.lr}).",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=6,
             )
 
     def _score_block(self, batch):
@@ -338,7 +339,8 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 
     def _check_hidden(self):
         if self.hidden != "auto" and not all(
-            isinstance(width, Integral) and width > 0 for width in self.hidden
+            isinstance(width, Integral) and width > 0 and width is not True
+            for width in self.hidden
         ):
             raise ValueError(
                 f"hidden must be widths, positive integers; got {self.hidden}."

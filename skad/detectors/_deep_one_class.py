@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from sklearn.model_selection import KFold
 from sklearn.utils import column_or_1d
+from torch.nn.functional import pad
 
 from skad._sklearn import Interval, StrOptions
 from skad.base import BaseDetector, calibration_rows, zero_one_complaint
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
-from skad.neural._blocks import as_tensor, block_rows, in_blocks
+from skad.neural._blocks import ALIGNMENT, as_tensor, block_rows, in_blocks
 from skad.neural._features import make_module
 from skad.neural._scaling import FeatureNet, find_input_range, fit_to_range
 from skad.neural._seed import choose_device, seeded
@@ -193,7 +194,7 @@ class DeepOneClass(BaseDetector):
     def _fit(self, X, y):
         normal = self._normal_rows(y, len(X))
         self._net = self._make_net()
-        self._choose_input(X)
+        self._choose_input(X if normal.all() else X[normal])
         phi = self._features(X)
         self.regularization_ = self._choose_regularization(phi[normal], phi[~normal])
         self._phi = phi[normal]  # until the threshold is set
@@ -211,6 +212,11 @@ class DeepOneClass(BaseDetector):
         return self._score(self._features(X))
 
     def _relevance(self, X):
+        # In that mode of the caller's, W would be what autograd can't take.
+        with torch.inference_mode(False):
+            return self._propagated(X)
+
+    def _propagated(self, X):
         net, W = self._net.to(self._device), self._whitening()
 
         def top(phi):
@@ -243,10 +249,11 @@ class DeepOneClass(BaseDetector):
 
     def _score(self, phi):
         """Score features; like them in blocks, so that a row always has the same bits."""
-        W = self._whitening()
+        short = -phi.shape[1] % ALIGNMENT  # for the product, as for the rows of blocks
+        W = pad(self._whitening(), (0, short, 0, short))
         with torch.inference_mode():
             return in_blocks(
-                lambda block: (block @ W).square().sum(dim=1),
+                lambda block: (pad(block, (0, short)) @ W).square().sum(dim=1),
                 phi,
                 lambda part: torch.from_numpy(part.astype(np.float64)),
                 block_rows(phi.shape[1]),
@@ -288,7 +295,8 @@ class DeepOneClass(BaseDetector):
         if y is None:
             return np.ones(n, dtype=bool)
         y = column_or_1d(y)
-        if len(y) != n or any(isinstance(label, str) for label in y.tolist()):
+        odd = [label for label in y.tolist() if isinstance(label, str) or label != label]
+        if len(y) != n or odd:
             raise ValueError(
                 f"y must hold {n} numbers, one a row: +1 normal, -1 anomaly, 0 unlabelled; "
                 f"got {len(y)}, the first of them {y[:1].tolist()}."

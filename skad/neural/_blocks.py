@@ -15,8 +15,9 @@ ALIGNMENT = 4
 
 
 def as_tensor(X):
-    """Give rows as a tensor, without a copy unless they are read-only."""
-    return torch.from_numpy(X if X.flags.writeable else X.copy())
+    """Give rows as a tensor, without a copy where torch takes their memory as it is."""
+    shared = X.flags.writeable and min(X.strides, default=0) >= 0
+    return torch.from_numpy(X if shared else X.copy())
 
 
 def block_rows(n_features):

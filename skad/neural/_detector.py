@@ -32,7 +32,6 @@ from skad.neural._weights import load_weights, read_weights, write_weights
 __all__ = ["NeuralDetector"]
 
 _TINY = np.finfo(np.float32).tiny
-_DIVERGED = 2.0  # a loss so many times that of the untrained network is no training
 
 # What the detector sets by parameters of its own.
 _OWN = {"module", "criterion", "lr", "max_epochs", "batch_size", "lr_schedule"} | {
@@ -56,10 +55,21 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     - ``_make_module()``: the network, from the shape of a row, ``self._row_shape``;
     - ``_make_criterion()``: a module called as ``criterion(output, batch, y)``, which
       gives the mean loss of the batch;
-    - ``_prepare(X)``: rows of X as float32 tensors of ``self._row_shape``; by default as
-      they are;
-    - ``_score_block(batch)``: outlier scores of a tensor of rows, a tensor ``(n,)``;
-    - ``_relevance(X)``, as in :class:`skad.base.BaseDetector`.
+    - ``_labels(y)``: what the criterion gets as y, a tensor with an entry or a row for
+      each row; None by default;
+    - ``_prepare(X)``: rows of X as float32 tensors of ``self._row_shape``; by default a
+      copy of them as they are;
+    - ``_score_block(batch)``: outlier scores of a tensor of rows, a tensor ``(n,)``, by
+      the trained network ``self.net_.module_``;
+    - ``_relevance(X)``, as in :class:`skad.base.BaseDetector`: of flat rows, float64 or
+      float32. ``self._in_blocks(function, X)`` gives a function of tensors of rows, as
+      float64, in the blocks in which rows are scored;
+    - ``_learned``, the names of the attributes that ``save_weights`` is to keep beside the
+      network: those of this class, and what ``_prepare_fit`` sets.
+
+    Module and criterion must be classes of a module, not of a function, to be pickled.
+    Dense layers inside the network should have a multiple of 4 inputs for scores to be the
+    same to the bit in any batch; otherwise they are the same up to rounding.
 
     Notes
     -----
@@ -176,9 +186,13 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     @property
     def history_(self):
         """Learning curve: mean losses by epoch, dict of str to list of float."""
-        rows = [row for row in self.net_.history if "train_loss" in row]
-        keys = [key for key in ("train_loss", "valid_loss") if rows and key in rows[0]]
-        return {key: [row[key] for row in rows] for key in keys}
+        if not hasattr(self, "net_"):
+            raise AttributeError(f"This {type(self).__name__} has no history_: not fitted.")
+        curves = {
+            key: [row[key] for row in self.net_.history if key in row]
+            for key in ("train_loss", "valid_loss")
+        }
+        return {key: curve for key, curve in curves.items() if curve}
 
     def save_weights(self, path):
         """Save what was learned as tensors and plain values: nothing to unpickle.
@@ -213,20 +227,39 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         """
         with all_or_nothing(self):
             weights, state = read_weights(path)
-            vars(self).update(state)
+            self._take_learned(state, path)
             with seeded(0):
                 self.net_ = self._make_net().initialize()
             load_weights(self.net_.module_, weights, path)
             self.net_.module_.eval()
         return self
 
+    def _take_learned(self, state, path):
+        optional = {"feature_names_in_"}
+        missing = [n for n in self._learned if n not in state and n not in optional]
+        unknown = [name for name in state if name not in self._learned]
+        if missing or unknown:
+            raise ValueError(
+                f"{path} was saved by a detector of another kind than "
+                f"{type(self).__name__}: missing {missing}, unknown {unknown}."
+            )
+        for name in self._learned:
+            vars(self).pop(name, None)
+        vars(self).update(state)
+
     # What subclasses write.
 
-    # Attributes beside the network that make a fitted detector.
-    _learned = ("n_features_in_", "feature_names_in_", "image_shape_", "offset_")
+    # Attributes beside the network that make a fitted detector, for files of weights.
+    _learned = (
+        *("n_features_in_", "feature_names_in_", "image_shape_", "offset_"),
+        "_start_loss",
+    )
 
     def _prepare_fit(self, X, y):
         """Learn from all rows what `_make_module` and `_prepare` need."""
+
+    def _labels(self, y):
+        """Give what the criterion gets for y, a tensor of a row each; None for nothing."""
 
     @abstractmethod
     def _make_module(self):
@@ -237,7 +270,9 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         """Give the loss, a module ``criterion(output, batch, y)``."""
 
     def _prepare(self, X):
-        return as_tensor(X).float().reshape(-1, *self._row_shape)
+        # A copy: a layer in place would write to the caller's rows.
+        rows = as_tensor(X).to(torch.float32, copy=True)
+        return rows.reshape(-1, *self._row_shape)
 
     @abstractmethod
     def _score_block(self, batch):
@@ -250,7 +285,13 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         self._train(X, y, go_on=go_on, epochs=self.max_epochs)
 
     def _outlier_score(self, X):
-        return self._in_blocks(self._score_block, X)
+        scores = self._in_blocks(self._score_block, X)
+        if scores.shape != (len(X),):
+            raise ValueError(
+                f"_score_block must give one score a row; for {len(X)} rows it gave an "
+                f"array of shape {scores.shape}."
+            )
+        return scores
 
     def _in_blocks(self, function, X):
         """Give a function of tensors of rows, for all rows: ndarray, float64."""
@@ -262,6 +303,8 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
 
     def _out_of_sample_score(self, X, rows):
         copy = clone(self).set_params(false_alarm_rate=None, warm_start=False, verbose=0)
+        if not self.early_stopping:  # as long as this one was trained, in all its fits
+            copy.set_params(max_epochs=max(1, len(self.history_.get("train_loss", []))))
         vars(copy).pop("_skl_callbacks", None)  # scikit-learn's: they watch one fit
         return cross_fitted_scores(copy, X, rows)
 
@@ -272,26 +315,25 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         return (1, *self.image_shape_)[-3:]
 
     def _train(self, X, y, *, go_on, epochs):
-        seed = draw_seed(self.random_state)
+        seed, device = draw_seed(self.random_state), choose_device(self.device)
         if go_on:
-            net = self._copy_of_net(X)
+            self._check_same_rows()
         else:
             self._prepare_fit(X, y)
-        with seeded(seed):
-            if not go_on:
-                net = self._make_net().initialize()
-            self._run(net, self._tensor(X, net.device), epochs, seed)
+        with seeded(seed, device):
+            net = self._make_net().initialize()
+            if go_on:
+                _continue(net, self.net_)
+            self._run(net, self._tensor(X, device), self._labels(y), epochs, seed, go_on)
         net.module_.eval()
         self.net_ = net
 
-    def _copy_of_net(self, X):
-        shape = self._trained_shape
-        if shape != self._row_shape:
+    def _check_same_rows(self):
+        if self._trained_shape != self._row_shape:
             raise ValueError(
-                f"warm_start=True goes on with a network for rows of shape {shape}; X has "
-                f"rows of shape {self._row_shape}."
+                "warm_start=True goes on with a network for rows of shape "
+                f"{self._trained_shape}; X has rows of shape {self._row_shape}."
             )
-        return copy.deepcopy(self.net_).set_params(lr=self.lr)
 
     def _make_net(self):
         self._trained_shape = self._row_shape
@@ -317,7 +359,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
 
     def _tensor(self, X, device):
         """Give all rows as one float32 tensor, on the device if they fit beside a net."""
-        rows = torch.empty((len(X), *self._row_shape), dtype=torch.float32)
+        rows = torch.empty((len(X), *self._row_shape), dtype=torch.float32, device="cpu")
         for part in parts(X):
             rows[part] = self._prepare(X[part])
         if torch.device(device).type == "cuda":
@@ -326,22 +368,23 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
                 return rows.to(device)
         return rows
 
-    def _run(self, net, rows, epochs, seed):
-        n = len(rows)
+    def _run(self, net, rows, labels, epochs, seed, go_on):
         net.batch_size = self.batch_size
         if self.batch_size == "auto":
-            net.batch_size = max(8, min(128, n // 64))
+            net.batch_size = max(8, min(128, len(rows) // 64))
         net.max_epochs = epochs
         net.train_split = None
         if self.early_stopping:
             net.train_split = ValidSplit(self.validation_fraction, random_state=seed)
-        start = self._loss(net, rows[: net.batch_size])
+        start = net.mean_loss(rows, labels)
         # Of a network that goes on, that of its own start: it may be near 0 by now.
-        self._start_loss = max(start, self._start_loss if len(net.history) else 0.0)
+        self._start_loss = max(
+            start, getattr(self, "_start_loss", start) if go_on else start
+        )
         before, own = len(net.history), net.callbacks_
         net.callbacks_ = [*own, *self._reporters(epochs)]
         try:
-            net.partial_fit(rows, None)
+            net.partial_fit(rows, labels)
         finally:
             net.callbacks_ = own
         losses = [row["train_loss"] for row in net.history[before:] if "train_loss" in row]
@@ -358,23 +401,27 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             reporters.append(("fit_tasks", FitTasks(self, context)))
         return reporters
 
-    def _loss(self, net, batch):
-        net.module_.eval()
-        with torch.no_grad():
-            batch = batch.to(net.device)
-            return float(net.criterion_(net.module_(batch), batch, None))
-
     def _check_losses(self, losses):
         if not losses:
             warnings.warn(
                 "The training was interrupted in its first epoch: the network is hardly "
                 "trained.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=6,
             )
-        elif not losses[-1] <= _DIVERGED * max(self._start_loss, _TINY):
+        elif not losses[-1] <= self._start_loss + max(abs(self._start_loss), _TINY):
             raise ValueError(
                 f"The training diverged: the mean loss is {losses[-1]:.3g} after "
                 f"{len(losses)} epochs, from {self._start_loss:.3g} at the start. Lower "
                 f"lr, which is {self.lr}, or scale the features."
             )
+
+
+def _continue(net, last):
+    """Give a net the weights, the optimiser's state and the history of the last one."""
+    load_weights(net.module_, last.module_.state_dict(), "the last fit")
+    net.history = copy.copy(last.history)
+    if type(getattr(last, "optimizer_", None)) is type(net.optimizer_):
+        state = copy.deepcopy(last.optimizer_.state_dict())
+        state["param_groups"] = net.optimizer_.state_dict()["param_groups"]
+        net.optimizer_.load_state_dict(state)

@@ -73,8 +73,9 @@ def fit_features(
     network : "auto", torch.nn.Module or callable, default="auto"
         "auto" is, for images, three convolutions with L2 pooling between them, made for
         28 x 28 pixels, 24 at least; for flat rows, two dense layers. A module is copied
-        and trained from its weights on; its output is flattened. A callable makes one
-        from the shape of a row, (d,) or (C, H, W).
+        and trained from its weights on; its output is flattened. One that this function
+        or `load_backbone` gave keeps its own scaling. A callable makes a module from the
+        shape of a row, (d,) or (C, H, W).
     image_shape : tuple or None, default=None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
     max_epochs : int, default=10
@@ -126,8 +127,9 @@ def fit_features(
     train, held_out, seed = _split(y, random_state)
     X = torch.from_numpy(X.astype(np.float32)).reshape(-1, *row_shape)
     y = torch.from_numpy(y)
-    with seeded(seed):
-        net = _make_net(network, X, row_shape)
+    device = choose_device(device)
+    with seeded(seed, device):
+        net = _make_net(network, X, row_shape).float()
         classifier = _classifier(net, X[:1], int(y.max()) + 1)
         training = OneClassNet(
             classifier,
@@ -136,7 +138,7 @@ def fit_features(
             lr_schedule="cosine",
             max_epochs=max_epochs,
             batch_size=batch_size,
-            device=str(choose_device(device)),
+            device=str(device),
             callbacks=[EpochBar(max_epochs, "fit_features")] if verbose == 1 else [],
             verbose=int(verbose > 1),
         ).initialize()
@@ -179,6 +181,8 @@ def _make_net(network, X, row_shape):
         )
     else:
         layers = make_module(network, row_shape).requires_grad_(True)
+        if isinstance(layers, FeatureNet):  # trained before: its scaling stays
+            return layers
     scaling = Scaling((low + high) / 2, (high - low) / 2)
     return FeatureNet(layers, scaling, input_range=(low, high) if is_image else None)
 
@@ -191,7 +195,7 @@ def _classifier(net, row, n_classes):
         raise ValueError(
             f"The network can't take rows of shape {tuple(row.shape[1:])}: {error}"
         ) from error
-    return nn.Sequential(net, nn.Dropout(0.5), nn.Linear(n_features, n_classes))
+    return nn.Sequential(net, nn.Dropout(0.5), nn.Linear(n_features, n_classes)).float()
 
 
 def _check_training(max_epochs, lr, batch_size):

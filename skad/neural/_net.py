@@ -1,5 +1,8 @@
 """A skorch net that trains on whole batches, and keeps its own loop short."""
 
+from inspect import signature
+
+import numpy as np
 import torch
 from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
@@ -16,7 +19,8 @@ _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
 class BatchLoader:
     """Serve the rows of a data set of tensors in whole batches.
 
-    A ``DataLoader`` fetches and collates row by row, which costs more than a step of a
+    A last batch of one row, which batch norm can't train on, joins the one before. A
+    ``DataLoader`` fetches and collates row by row, which costs more than a step of a
     small net; indexing one tensor once a batch does not.
 
     Parameters
@@ -29,28 +33,37 @@ class BatchLoader:
     """
 
     def __init__(self, dataset, batch_size=128, shuffle=False):
-        self.rows = torch.arange(len(dataset))
+        self.rows = torch.arange(len(dataset), device="cpu")
         while isinstance(dataset, Subset):
             self.rows = torch.as_tensor(dataset.indices)[self.rows]
             dataset = dataset.dataset
         self.X, self.y = dataset.X, dataset.y
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)  # numpy's integers too
         self.shuffle = shuffle
 
-    @property
-    def _batches_at_once(self):
-        """Give how many batches are gathered at once: more where they are small."""
-        return max(1, _ENTRIES_AT_ONCE // (self.batch_size * self.X[:1].numel()))
-
     def __len__(self):
-        return -(-len(self.rows) // self.batch_size)
+        return len(self._sizes())
 
     def __iter__(self):
-        rows = self.rows[torch.randperm(len(self.rows))] if self.shuffle else self.rows
-        for part in rows.to(self.X.device).split(self.batch_size * self._batches_at_once):
-            X = self.X[part].split(self.batch_size)
-            y = [None] * len(X) if self.y is None else self.y[part].split(self.batch_size)
+        rows, sizes = self.rows, self._sizes()
+        if self.shuffle:
+            rows = rows[torch.randperm(len(rows), device="cpu")]
+        rows = rows.to(self.X.device)
+        # Small batches are gathered several at once.
+        at_once = max(1, _ENTRIES_AT_ONCE // (self.batch_size * self.X[:1].numel()))
+        for start in range(0, len(sizes), at_once):
+            part = sizes[start : start + at_once]
+            taken, rows = rows[: sum(part)], rows[sum(part) :]
+            X = self.X[taken].split(part)
+            y = [None] * len(X) if self.y is None else self.y[taken].split(part)
             yield from zip(X, y, strict=True)
+
+    def _sizes(self):
+        whole, rest = divmod(len(self.rows), self.batch_size)
+        sizes = [self.batch_size] * whole + [rest] * (rest > 0)
+        if rest == 1 and whole:
+            sizes[-2:] = [self.batch_size + 1]
+        return sizes
 
 
 class OneClassNet(NeuralNet):
@@ -76,7 +89,6 @@ class OneClassNet(NeuralNet):
         criterion,
         *,
         optimizer=torch.optim.Adam,
-        optimizer__fused=True,
         iterator_train=BatchLoader,
         iterator_train__shuffle=True,
         iterator_valid=BatchLoader,
@@ -85,6 +97,8 @@ class OneClassNet(NeuralNet):
         **kwargs,
     ):
         self.lr_schedule = lr_schedule
+        if "fused" in signature(optimizer).parameters:
+            kwargs.setdefault("optimizer__fused", True)
         super().__init__(
             module,
             criterion=criterion,
@@ -93,7 +107,6 @@ class OneClassNet(NeuralNet):
             iterator_train__shuffle=iterator_train__shuffle,
             iterator_valid=iterator_valid,
             train_split=train_split,
-            optimizer__fused=optimizer__fused,
             **kwargs,
         )
 
@@ -135,6 +148,11 @@ class OneClassNet(NeuralNet):
         self.history.record(key, loss)
         self.history.record(f"{key}_best", loss <= min(before, default=loss))
 
+    def mean_loss(self, X, y):
+        """Give the mean loss of all rows, without training."""
+        loader = BatchLoader(self.get_dataset(X, y), batch_size=self.batch_size)
+        return self._quick_epoch(loader, training=False)
+
     def _quick_epoch(self, iterator, training):
         self._set_training(training)
         module, criterion, optimizer = self.module_, self.criterion_, self.optimizer_
@@ -151,8 +169,8 @@ class OneClassNet(NeuralNet):
                     optimizer.step()
                 losses.append(loss.detach())  # reading it would wait for the device
                 sizes.append(len(X))
-        losses = torch.stack(losses).double().cpu()
-        return float(losses @ torch.tensor(sizes).double()) / sum(sizes)
+        losses = torch.stack(losses).double().cpu().numpy()
+        return float(np.average(losses, weights=sizes))
 
     def _schedule_step(self):
         if self.lr_schedule is not None:

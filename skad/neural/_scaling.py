@@ -110,7 +110,8 @@ class FeatureNet(nn.Module):
         memo = {id(tensor): None for tensor in (parameters | buffers).values()}
         state = copy.deepcopy(self.__dict__, memo)
         trained = [name for name, tensor in parameters.items() if tensor.requires_grad]
-        return _restored, (state, _arrays(parameters), _arrays(buffers), trained)
+        arrays = _arrays(parameters), _arrays(buffers)
+        return _restored, (type(self), state, *arrays, trained)
 
     def forward(self, x):
         """Give the features, (n, D)."""
@@ -159,9 +160,9 @@ def _arrays(tensors):
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _restored(state, parameters, buffers, trained):
+def _restored(cls, state, parameters, buffers, trained):
     """Make the network from what ``__reduce__`` gave."""
-    net = FeatureNet.__new__(FeatureNet)
+    net = cls.__new__(cls)
     vars(net).update(state)
     for name, array in (parameters | buffers).items():
         owner, _, own_name = name.rpartition(".")

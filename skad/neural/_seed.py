@@ -21,11 +21,23 @@ def draw_seed(random_state):
 
 
 @contextmanager
-def seeded(seed):
-    """Seed torch within the block, and leave its global states as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+def seeded(seed, device="cpu"):
+    """Seed torch within the block, and leave its global states as they were.
+
+    Gradients are on in the block, whatever mode it is entered in. Other threads that draw
+    from torch's generator meanwhile share its stream.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    with (
+        _GLOBAL_GENERATOR,
+        torch.random.fork_rng(devices=[device] if on_gpu else []),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield
 
 

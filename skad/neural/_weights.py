@@ -13,7 +13,10 @@ _NET, _STATE = "net.", "state."
 
 def write_weights(path, weights, state):
     """Write a network's weights, and attributes that are numbers, tuples or arrays."""
-    tensors = {_NET + name: tensor.cpu() for name, tensor in weights.items()}
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {Path(path).absolute().parent}.")
+    # Copies: layers that share weights share memory, which safetensors refuses.
+    tensors = {_NET + name: tensor.cpu().clone() for name, tensor in weights.items()}
     plain = {}
     for name, value in state.items():
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
@@ -31,11 +34,10 @@ def write_weights(path, weights, state):
 def read_weights(path):
     """Read what `write_weights` wrote: the weights, and the attributes."""
     tensors, plain = _read(path)
-    if plain is None:
-        raise ValueError(f"{path} holds tensors, but no skad detector saved them.")
+    plain = _plain_values(plain, path)
     state = {
         name: np.asarray(value, dtype=object) if name == "feature_names_in_" else value
-        for name, value in json.loads(plain).items()
+        for name, value in plain.items()
     }
     state = {k: tuple(v) if isinstance(v, list) else v for k, v in state.items()}
     state |= {
@@ -49,6 +51,16 @@ def read_weights(path):
         if name.startswith(_NET)
     }
     return weights, state
+
+
+def _plain_values(plain, path):
+    try:
+        values = json.loads(plain)
+    except (TypeError, ValueError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds tensors, but no skad detector saved them.")
+    return values
 
 
 def read_tensors(path):
@@ -118,7 +130,7 @@ def _read(path):
     except Exception as error:
         raise ValueError(
             f"{path} can't be read as weights; it is broken or of another format "
-            f"({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})."
         ) from error
     if isinstance(content, dict) and content.keys() == {"tensors", "skad"}:
         return content["tensors"], content["skad"]
