@@ -21,6 +21,7 @@ stopped goes on where it was.
 import argparse
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -77,8 +78,7 @@ ABLATION = {
     "pixels in [0, 1], maps of 2 x 2 x 160": {"scale": False, "last": (160, 3)},
     "digits in place of letters": {"corpus": "digits"},
 }
-STRENGTHS = (1e-6, 1e-4, 1e-2, 1e-1, 1.0)
-OUTPUTS = ("bounded", "linear")
+STRENGTHS = (1e-4, 1e-2, 1e-1, 1.0)
 LETTERS = "letters_notmnist.npz"
 
 
@@ -351,42 +351,58 @@ def one_with_spread(values):
 
 def output_table(args, data):
     """What a bounded output does for the autoencoder, on 10,000 digits."""
-    part = half(args, data)
-    rows = {}
-    for output in OUTPUTS:
-        for seed in range(min(args.seeds, 2)):
-            auto = AutoEncoder(
-                max_epochs=args.epochs + 8,
-                lr=3e-3,
-                lr_schedule="onecycle",
-                batch_size=64,
-                output=output,
-                random_state=seed,
-            ).fit(data["train"][:10_000])
-            rows[output, seed] = detection(auto, part, "Autoencoder")
-            say(f"{output}, seed {seed}: {rows[output, seed]['deviation']:.1f}")
-    table = pd.DataFrame(rows).T.groupby(level=0, sort=False).mean()
+    rows = [
+        once(
+            args, f"output-{output}-{seed}", partial(output_rows, args, data, output, seed)
+        )
+        for output in ("bounded", "linear")
+        for seed in range(min(args.seeds, 2))
+    ]
+    table = pd.concat(rows).groupby("output", sort=False).mean()
     table.loc["paper"] = {kind: auc[1] for kind, auc in FIGURE_2.items()}
     return table.round(1)
 
 
+def output_rows(args, data, output, seed):
+    auto = AutoEncoder(
+        max_epochs=args.epochs + 8,
+        lr=3e-3,
+        lr_schedule="onecycle",
+        batch_size=64,
+        output=output,
+        random_state=seed,
+    ).fit(data["train"][:10_000])
+    found = detection(auto, half(args, data), "Autoencoder")
+    say(f"{output}, seed {seed}: {found['deviation']:.1f}")
+    return pd.DataFrame([{"output": output, **found}])
+
+
 def ablation_table(args, data):
     """What the deep model's column depends on: features, scaling, whitening."""
-    part = half(args, data)
-    rows = {}
-    for name, options in ABLATION.items():
-        for seed in range(min(args.seeds, 2)):
-            features = ablated_features(args, seed, **options)
-            for strength in STRENGTHS:
-                deep = DeepOneClass(features=features, regularization=strength)
-                deep.fit(data["train"][:20_000])
-                found = detection(deep, part, "Deep one-class")
-                rows[name, f"{strength:g}", seed] = found
-                say(f"{name}, {strength:g}, seed {seed}: {found['deviation']:.1f}")
-    table = pd.DataFrame(rows).T.groupby(level=[0, 1], sort=False).mean()
+    rows = [
+        once(
+            args,
+            f"ablation-{number}-{seed}",
+            partial(ablation_rows, args, data, name, seed),
+        )
+        for number, name in enumerate(ABLATION)
+        for seed in range(min(args.seeds, 2))
+    ]
+    table = pd.concat(rows).groupby(["features", "regularization"], sort=False).mean()
     paper = {("paper", ""): {kind: auc[2] for kind, auc in FIGURE_2.items()}}
-    table = pd.concat([table, pd.DataFrame(paper).T])
-    return table.round(1).rename_axis(["", "regularization"])
+    return pd.concat([table, pd.DataFrame(paper).T]).round(1)
+
+
+def ablation_rows(args, data, name, seed):
+    part, features = half(args, data), ablated_features(args, seed, **ABLATION[name])
+    rows = []
+    for strength in STRENGTHS:
+        deep = DeepOneClass(features=features, regularization=strength)
+        deep.fit(data["train"][:20_000])
+        found = detection(deep, part, "Deep one-class")
+        rows.append({"features": name, "regularization": strength, **found})
+        say(f"{name}, {strength:g}, seed {seed}: {found['deviation']:.1f}")
+    return pd.DataFrame(rows)
 
 
 def half(args, data):
@@ -399,16 +415,18 @@ def ablated_features(args, seed, *, corpus="letters", last=(40, 1), scale=True):
     """Features of the network with another last layer, scaling or training set."""
     # fit_features scales to [-1, 1]; this undoes it.
     undo = [] if scale else [Scaling(mean=-1.0, std=2.0)]
-    layers = nn.Sequential(
-        *undo,
-        *(nn.Conv2d(1, 32, 5), nn.ReLU(), nn.LPPool2d(2, 2)),
-        *(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.LPPool2d(2, 2)),
-        *(nn.Conv2d(64, *last), nn.ReLU()),
-    )
+
+    def network(row_shape):
+        return nn.Sequential(
+            *undo,
+            *(nn.Conv2d(1, 32, 5), nn.ReLU(), nn.LPPool2d(2, 2)),
+            *(nn.Conv2d(32, 64, 5), nn.ReLU(), nn.LPPool2d(2, 2)),
+            *(nn.Conv2d(64, *last), nn.ReLU()),
+        )
+
     X, y = letters(args, corpus)
-    return fit_features(
-        X, y, network=lambda _: layers, max_epochs=args.feature_epochs, random_state=seed
-    )
+    epochs = args.feature_epochs
+    return fit_features(X, y, network=network, max_epochs=epochs, random_state=seed)
 
 
 def detection(detector, part, column):

@@ -306,6 +306,11 @@ def calibration_rows(n):
 
 def cross_fitted_scores(detector, X, rows):
     """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X."""
+    if len(X) < 3:
+        raise ValueError(
+            "Scores out of sample, for a threshold by false_alarm_rate or the scale of a "
+            f"Bag's member, need three rows at least; got {len(X)}."
+        )
     scores = np.empty(len(X))
     folds = KFold(min(5, len(X)), shuffle=True, random_state=0)
     for train, test in folds.split(X):

@@ -164,6 +164,15 @@ def test_real_digits():
     [
         ({"hidden": (8, 0)}, X, r"hidden must be widths, positive integers; got \(8, 0\)"),
         ({"code_size": 0}, X, "'code_size' parameter"),
+        ({"network": lambda *_: nn.Linear(8, 8)}, X, "two modules, encoder and decoder"),
+        ({"network": lambda *_: (nn.Linear(8, 2), nn.Linear(2, 1))}, X, r"it gives \(1,\)"),
+        (
+            {"network": lambda *_: (nn.Linear(7, 2), nn.Linear(2, 8))},
+            X,
+            r"rows of shape \(8,",
+        ),
+        ({"device": "meta"}, X, "device='meta' can't be used"),
+        ({"false_alarm_rate": 0.1}, X[:2], "three rows at least; got 2"),
         ({"network": "deep"}, X, "'network' parameter"),
     ],
 )

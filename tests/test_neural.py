@@ -238,6 +238,8 @@ def test_callbacks_and_net_params():
     assert fitted.net_.optimizer_.param_groups[0]["momentum"] == 0.5
     losses = fitted.history_["train_loss"]
     assert losses[-1] == pytest.approx(losses[0])  # its gradients were clipped to nothing
+    with pytest.raises(TypeError, match="callbacks must be skorch's; got 3"):
+        detector(callbacks=[3]).fit(X)
     with pytest.raises(ValueError, match=r"net_params sets \['lr'\]"):
         detector(net_params={"lr": 1}).fit(X)
 

@@ -4,6 +4,7 @@ import warnings
 from numbers import Integral
 
 import numpy as np
+import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
@@ -265,12 +266,36 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
             decoder.append(Bounded(low, high))
         if not self._varies.all():
             decoder.append(Constant(self._varies, self._first_row))
-        return EncoderDecoder(encoder, nn.Sequential(*decoder))
+        net = EncoderDecoder(encoder, nn.Sequential(*decoder)).float()
+        if callable(self.network):
+            self._check_shapes(net)
+        return net
+
+    def _check_shapes(self, net):
+        rows = torch.zeros((2, *self._row_shape), dtype=torch.float32)
+        try:
+            shape = tuple(net.eval()(rows).shape)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(
+                f"The network that {self.network!r} made fails on rows of shape "
+                f"{self._row_shape}: {error}"
+            ) from error
+        if shape != rows.shape:
+            raise ValueError(
+                f"The decoder that {self.network!r} made should give rows of shape "
+                f"{self._row_shape}; it gives {shape[1:]}."
+            )
 
     def _make_halves(self):
         code_size, shape = self._code_size, self._row_shape
         if callable(self.network):
-            return self.network(shape, code_size)
+            halves = self.network(shape, code_size)
+            if not (isinstance(halves, tuple | list) and len(halves) == 2):
+                raise ValueError(
+                    f"network={self.network!r} should give two modules, encoder and "
+                    f"decoder; it gave {type(halves).__name__}."
+                )
+            return halves
         if self._convolves:
             hidden = (256,) if self.hidden == "auto" else tuple(self.hidden)
             return convolutional(shape, code_size, hidden)

@@ -337,7 +337,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
 
     def _make_net(self):
         self._trained_shape = self._row_shape
-        callbacks = copy.deepcopy(list(self.callbacks or []))
+        callbacks = self._copied_callbacks()
         if self.early_stopping:
             callbacks.append(EarlyStopping(patience=self.patience, load_best=True))
         params = dict(self.net_params or {})
@@ -356,6 +356,13 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             verbose=int(self.verbose > 1),
             **params,
         )
+
+    def _copied_callbacks(self):
+        for callback in self.callbacks or []:
+            named = isinstance(callback, tuple) and len(callback) == 2
+            if not hasattr(callback[1] if named else callback, "on_epoch_end"):
+                raise TypeError(f"callbacks must be skorch's; got {callback!r}.")
+        return copy.deepcopy(list(self.callbacks or []))
 
     def _tensor(self, X, device):
         """Give all rows as one float32 tensor, on the device if they fit beside a net."""

@@ -52,8 +52,8 @@ def choose_device(device):
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        found = torch.device(device)
+        torch.empty(0, device=found).cpu()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(f"device={device!r} can't be used: {error}") from error
-    return device
+    return found
