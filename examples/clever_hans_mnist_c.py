@@ -390,7 +390,8 @@ def ablation_table(args, data):
     ]
     table = pd.concat(rows).groupby(["features", "regularization"], sort=False).mean()
     paper = {("paper", ""): {kind: auc[2] for kind, auc in FIGURE_2.items()}}
-    return pd.concat([table, pd.DataFrame(paper).T]).round(1)
+    table = pd.concat([table, pd.DataFrame(paper).T]).round(1)
+    return table.rename_axis(["features", "regularization"])
 
 
 def ablation_rows(args, data, name, seed):

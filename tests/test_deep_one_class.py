@@ -614,6 +614,18 @@ def test_odd_numbers_of_features_keep_their_bits():
             assert_array_equal(fitted.score_samples(X[shift:]), scores[shift:])
 
 
+def test_an_explainer_is_kept_for_its_gamma():
+    X = images()
+    fitted = DeepOneClass(features=conv()).fit(X)
+    first = fitted.explain(X[:2])
+    assert_array_equal(fitted.explain(X[:2]), first)
+    assert_array_equal(pickle.loads(pickle.dumps(fitted)).explain(X[:2]), first)
+    other = fitted.set_params(gamma=1.0).explain(X[:2])
+    fresh = DeepOneClass(features=conv(), gamma=1.0).fit(X).explain(X[:2])
+    assert_array_equal(other, fresh)
+    assert not np.allclose(other, first)
+
+
 def test_anomalies_do_not_choose_the_range():
     X = np.random.default_rng(0).random((50, 1, 8, 8))
     y = np.repeat([1, -1], [50, 3])

@@ -193,7 +193,7 @@ class DeepOneClass(BaseDetector):
 
     def _fit(self, X, y):
         normal = self._normal_rows(y, len(X))
-        self._net = self._make_net()
+        self._net, self._explainers = self._make_net(), {}
         self._choose_input(X if normal.all() else X[normal])
         phi = self._features(X)
         self.regularization_ = self._choose_regularization(phi[normal], phi[~normal])
@@ -223,7 +223,7 @@ class DeepOneClass(BaseDetector):
             z = phi.double() @ W
             return (z * z.detach()).sum(dim=1)
 
-        explain = net.explainer(**self._rules())
+        explain = self._kept_explainer(net)
         # A row takes some four times the memory that it takes in scoring.
         rows = max(1, block_rows(X.shape[1]) // 4)
         parts = [
@@ -231,6 +231,17 @@ class DeepOneClass(BaseDetector):
             for part in np.array_split(X, -(-len(X) // rows))
         ]
         return torch.cat(parts).flatten(1).double().numpy()
+
+    def _kept_explainer(self, net):
+        """Make what propagates relevance once: it costs more than to explain a row."""
+        key = (str(self._device), repr(self.gamma))
+        if key not in self._explainers:
+            self._explainers[key] = net.explainer(**self._rules())
+        return self._explainers[key]
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        return state | {"_explainers": {}} if "_explainers" in state else state
 
     def _unattributed(self, X):
         return self._outlier_score(X) - self._relevance(X).sum(axis=1)
