@@ -360,7 +360,7 @@ def output_table(args, data):
     ]
     table = pd.concat(rows).groupby("output", sort=False).mean()
     table.loc["paper"] = {kind: auc[1] for kind, auc in FIGURE_2.items()}
-    return table.round(1)
+    return table.T.round(1).rename_axis("kind")
 
 
 def output_rows(args, data, output, seed):
