@@ -99,6 +99,7 @@ def main():
     publish(args, "clever_hans_explanation", explanation_table(report))
     publish(args, "clever_hans_worst", worst_table(report))
     publish(args, "clever_hans_averages", averages_table(report))
+    publish(args, "clever_hans_shares", shares_table(args, data))
     draw(args, data)
 
 
@@ -337,6 +338,42 @@ def averages_table(report):
     )
 
 
+def shares_table(args, data):
+    """Where the heat of 300 dotted lines and of 300 stripes lies, in per cent of it."""
+    line, stripe = (
+        np.flatnonzero(data["kind"] == k)[:300] for k in ("dotted_line", "stripe")
+    )
+    changed = data["mask"][line] > 0.01
+    ink = (data["X"][: len(line)] > 0.1) & ~changed  # the clean digits, in the same order
+    border = np.ones((len(stripe), *IMAGE), dtype=bool)
+    border[:, :, 3:-3] = False
+    rows = {
+        "changed pixels": {"stripe: outer 3 columns": share(data["mask"][stripe], border)}
+    }
+    for name, model in {
+        "KDE, wide": fitted_kde(args, data, "KDE, wide"),
+        "KDE, likelihood": fitted_kde(args, data, "KDE, likelihood"),
+        "Autoencoder": fitted_autoencoder(args, data, 0),
+        "Deep one-class": fitted_deep(args, data, 0),
+    }.items():
+        on_line, on_stripe = (heat(model, data["X"][i]) for i in (line, stripe))
+        rows[name] = {
+            "dotted_line: the line": share(on_line, changed),
+            "dotted_line: the digit": share(on_line, ink),
+            "stripe: outer 3 columns": share(on_stripe, border),
+        }
+    return pd.DataFrame(rows).T.round(1)
+
+
+def heat(model, images):
+    return np.maximum(explain(model, flat(images)), 0).reshape(-1, *IMAGE)
+
+
+def share(maps, where):
+    """Mean share of maps that lies in masks, in per cent."""
+    return 100 * np.mean((maps * where).sum((1, 2)) / maps.sum((1, 2)))
+
+
 def with_spread(mean, spread):
     if spread is None or spread.isna().all():
         return [f"{m:.1f}" for m in mean]
@@ -455,8 +492,7 @@ def draw(args, data):
     for row, (name, model) in zip(axes, models.items(), strict=True):
         for column, kind in zip((0, 3, 6), PICTURES[name], strict=True):
             i = np.flatnonzero(data["kind"] == kind)[0]
-            heat = explain(model, flat(data["X"][i : i + 1])).reshape(IMAGE)
-            panels = (data["X"][i], data["mask"][i], np.maximum(heat, 0))
+            panels = (data["X"][i], data["mask"][i], heat(model, data["X"][i : i + 1])[0])
             for axis, panel, colours in zip(
                 row[column : column + 3], panels, ("gray", "gray", "inferno"), strict=True
             ):

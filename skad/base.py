@@ -225,6 +225,13 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             )
         return (X, shape) if with_shape else X
 
+    @property
+    def _row_shape(self):
+        """The shape of a row for a network: ``(d,)``, or ``(C, H, W)`` of an image."""
+        if self.image_shape_ is None:
+            return (self.n_features_in_,)
+        return (1, *self.image_shape_)[-3:]
+
     def _fitted_image_shape(self, shape, n_features):
         wanted = getattr(self, "image_shape", None)
         if wanted is None:

@@ -85,6 +85,14 @@ def test_import_skad_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_detectors_without_a_network_import_no_skorch():
+    code = "import sys; from skad import KDE, Bag; print('skorch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_public_names_are_there():
     for name in skad.__all__:
         assert getattr(skad, name) is not None

@@ -1,9 +1,23 @@
-"""The detectors, one file each."""
+"""The detectors, one file each; loaded on first use, since networks bring skorch."""
 
-from skad.detectors._autoencoder import AutoEncoder
-from skad.detectors._bag import Bag
-from skad.detectors._deep_one_class import DeepOneClass
-from skad.detectors._kde import KDE
-from skad.detectors._pyod import PyODDetector
+from importlib import import_module
+
+_HOME = {
+    "KDE": "_kde",
+    "AutoEncoder": "_autoencoder",
+    "Bag": "_bag",
+    "DeepOneClass": "_deep_one_class",
+    "PyODDetector": "_pyod",
+}
 
 __all__ = ["KDE", "AutoEncoder", "Bag", "DeepOneClass", "PyODDetector"]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(import_module(f"skad.detectors.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'skad.detectors' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

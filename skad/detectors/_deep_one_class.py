@@ -295,12 +295,6 @@ class DeepOneClass(BaseDetector):
                 f"{len(phi)} rows, the first being row {broken.argmax()}."
             )
 
-    @property
-    def _row_shape(self):
-        if self.image_shape_ is None:
-            return (self.n_features_in_,)
-        return (1, *self.image_shape_)[-3:]
-
     def _normal_rows(self, y, n):
         """Tell which rows are not labelled -1."""
         if y is None:

@@ -92,6 +92,14 @@ def load_backbone(name, weights, *, preprocessing="imagenet"):
     ----------
     VGG: Simonyan & Zisserman, arXiv:1409.1556. SqueezeNet: Iandola et al.,
     arXiv:1602.07360, version 1.1. ResNet: He et al., arXiv:1512.03385.
+
+    Examples
+    --------
+    >>> from skad import DeepOneClass
+    >>> from skad.neural import download_weights, load_backbone
+    >>> weights = download_weights("squeezenet1_1")  # doctest: +SKIP
+    >>> net = load_backbone("squeezenet1_1", weights)  # doctest: +SKIP
+    >>> DeepOneClass(features=net).fit(images)  # doctest: +SKIP
     """
     _check_choice("name", name, BACKBONES)
     _check_choice("preprocessing", preprocessing, PREPROCESSING)
@@ -131,6 +139,11 @@ def download_weights(name, data_home=None):
         If the name is unknown.
     FileNotFoundError
         If the file can't be downloaded, or has another checksum than its name says.
+
+    Examples
+    --------
+    >>> from skad.neural import download_weights
+    >>> path = download_weights("vgg16")  # doctest: +SKIP
     """
     _check_choice("name", name, BACKBONES)
     file = _FILES[name]

@@ -108,6 +108,44 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     verbose : int
         1: a progress bar, one step an epoch. 2: skorch's table of epochs, and a bar in
         each.
+
+    Examples
+    --------
+    Distance to a linear reconstruction. The parameters are those of
+    :class:`skad.AutoEncoder`, but for its own four:
+
+    >>> import numpy as np
+    >>> from torch import nn
+    >>> from skad.neural import NeuralDetector
+    >>> class Loss(nn.Module):
+    ...     def forward(self, output, batch, y):
+    ...         return (output - batch).square().mean()
+    >>> class Linear(NeuralDetector):
+    ...     def __init__(self, *, lr=0.01, max_epochs=50, batch_size="auto", device="cpu",
+    ...                  lr_schedule=None, early_stopping=False, validation_fraction=0.1,
+    ...                  patience=5, warm_start=False, callbacks=None, net_params=None,
+    ...                  random_state=None, verbose=0):
+    ...         vars(self).update({k: v for k, v in locals().items() if k != "self"})
+    ...
+    ...     def _make_module(self):
+    ...         (d,) = self._row_shape
+    ...         return nn.Sequential(nn.Linear(d, 1), nn.Linear(1, d))
+    ...
+    ...     def _make_criterion(self):
+    ...         return Loss()
+    ...
+    ...     def _residual(self, batch):
+    ...         return (batch - self.net_.module_(batch)).square()
+    ...
+    ...     def _score_block(self, batch):
+    ...         return self._residual(batch).sum(dim=1)
+    ...
+    ...     def _relevance(self, X):
+    ...         return self._in_blocks(self._residual, X)
+    >>> X = np.random.default_rng(0).standard_normal((200, 1)) * [1, 2]
+    >>> detector = Linear(random_state=0).fit(X)
+    >>> detector.predict([[1.0, 2.0], [3.0, -6.0]])
+    array([ 1, -1])
     """
 
     _parameter_constraints = {
@@ -308,12 +346,6 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         vars(copy).pop("_skl_callbacks", None)  # scikit-learn's: they watch one fit
         return cross_fitted_scores(copy, X, rows)
 
-    @property
-    def _row_shape(self):
-        if self.image_shape_ is None:
-            return (self.n_features_in_,)
-        return (1, *self.image_shape_)[-3:]
-
     def _train(self, X, y, *, go_on, epochs):
         seed, device = draw_seed(self.random_state), choose_device(self.device)
         if go_on:
@@ -385,9 +417,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             net.train_split = ValidSplit(self.validation_fraction, random_state=seed)
         start = net.mean_loss(rows, labels)
         # Of a network that goes on, that of its own start: it may be near 0 by now.
-        self._start_loss = max(
-            start, getattr(self, "_start_loss", start) if go_on else start
-        )
+        self._start_loss = max(start, self._start_loss) if go_on else start
         before, own = len(net.history), net.callbacks_
         net.callbacks_ = [*own, *self._reporters(epochs)]
         try:

@@ -27,6 +27,18 @@ class Scaling(nn.Module):
     channels : {"rgb", "bgr"} or None, default=None
         Order of the channels that the network takes; they come as RGB. A grey image is
         repeated. None: any input, as it comes.
+
+    Raises
+    ------
+    ValueError
+        If `std` is not positive; when called, for images of another number of channels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skad.neural import Scaling
+    >>> Scaling(mean=1.0, std=2.0)(torch.tensor([[1.0, 5.0]]))
+    tensor([[0., 2.]])
     """
 
     def __init__(self, mean=0.0, std=1.0, *, channels=None):
@@ -93,6 +105,15 @@ class FeatureNet(nn.Module):
     validation_accuracy : float or None
         Share of held-out rows that were classified right, where `fit_features` trained
         the network.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from skad.neural import FeatureNet, Scaling
+    >>> net = FeatureNet(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), Scaling(std=255.0))
+    >>> net(torch.zeros(4, 2)).shape
+    torch.Size([4, 3])
     """
 
     def __init__(self, layers, scaling=None, *, input_range=None):
