@@ -31,6 +31,7 @@ from skad._sklearn import (
     kept_by_imputer,
     one_hot_widths,
 )
+from skad.images import GlobalContrastNormalizer
 
 __all__ = ["explain", "occlude", "patch_groups", "pull_back"]
 
@@ -217,6 +218,7 @@ def _refusal(transformer):
 
 
 @pull_back.register(Normalizer)
+@pull_back.register(GlobalContrastNormalizer)
 @pull_back.register(TfidfTransformer)
 def _(transformer, X, relevance):
     raise _refusal(transformer)  # one-to-one by name, but they mix columns

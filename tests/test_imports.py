@@ -22,12 +22,13 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
-    "torch": {"relevance", "neural", "detectors", "testing"},
+    "torch": {"relevance", "images", "neural", "detectors", "testing"},
     "skorch": {"neural"},
     "pyod": set(),
     "safetensors": set(),
     "matplotlib": set(),
     "pandas": set(),
+    "PIL": set(),
 }
 
 

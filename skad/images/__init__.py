@@ -1,5 +1,33 @@
-"""Images in, images (and masks) out."""
+"""Images in, images (and masks) out; loaded on first use, since confetti bring torch."""
 
-from skad.images._corrupt import CORRUPTIONS, MNIST_C, corrupt
+from importlib import import_module
 
-__all__ = ["CORRUPTIONS", "MNIST_C", "corrupt"]
+_HOME = {
+    "CORRUPTIONS": "_corrupt",
+    "MNIST_C": "_corrupt",
+    "Confetti": "_confetti",
+    "GlobalContrastNormalizer": "_contrast",
+    "add_noise": "_noise",
+    "confetti": "_confetti",
+    "corrupt": "_corrupt",
+}
+
+__all__ = [
+    "CORRUPTIONS",
+    "MNIST_C",
+    "Confetti",
+    "GlobalContrastNormalizer",
+    "add_noise",
+    "confetti",
+    "corrupt",
+]
+
+
+def __getattr__(name):
+    if name in _HOME:
+        return getattr(import_module(f"skad.images.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'skad.images' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

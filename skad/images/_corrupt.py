@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.utils import check_random_state, gen_batches
 
+from skad.images._checks import check_images, value_range
 from skad.images._corruptions import FUNCTIONS, MNIST_C_FUNCTIONS
 
 MNIST_C = tuple(MNIST_C_FUNCTIONS)
@@ -67,7 +68,7 @@ def corrupt(images, corruption, *, random_state=None, mask="changed"):
     >>> mask[0, 0]
     array([ True, False, False,  True])
     """
-    images = _check_images(images)
+    images = check_images(images)
     _check_name("corruption", corruption, FUNCTIONS)
     _check_name("mask", mask, _MASKS)
     rng = check_random_state(random_state)
@@ -75,39 +76,16 @@ def corrupt(images, corruption, *, random_state=None, mask="changed"):
     # In blocks: some corruptions take many times the memory of their images.
     for block in gen_batches(len(images), max(1, 2**20 // images[0].size)):
         corrupted[block] = _corrupt(images[block], FUNCTIONS[corruption], rng)
-    difference = np.abs(corrupted.astype(np.float64) - images) / _top(images)
+    difference = np.abs(corrupted.astype(np.float64) - images) / value_range(images)
     return corrupted, _MASKS[mask](difference)
 
 
 def _corrupt(images, function, rng):
-    top = _top(images)
+    top = value_range(images)
     corrupted = function(images.astype(np.float64) / top, rng).clip(0, 1)
     return np.rint(corrupted * top) if top > 1 else corrupted
-
-
-def _top(images):
-    return 255 if images.dtype == np.uint8 else 1
 
 
 def _check_name(parameter, name, known):
     if not isinstance(name, str) or name not in known:
         raise ValueError(f"{parameter}={name!r} is unknown; known: {', '.join(known)}.")
-
-
-def _check_images(images):
-    images = np.asarray(images)
-    if images.dtype != np.uint8 and images.dtype.kind != "f":
-        raise TypeError(
-            f"images must be floats in [0, 1] or uint8 in 0..255, got dtype {images.dtype}."
-        )
-    if images.ndim != 3 or images.size == 0:
-        raise ValueError(
-            f"images must have shape (n, H, W) with at least one pixel, got {images.shape}."
-        )
-    # Written so that NaN, which compares false, is refused too.
-    if not (images.min() >= 0 and images.max() <= _top(images)):
-        raise ValueError(
-            "images must be finite and in [0, 1]; found a minimum of "
-            f"{images.min()} and a maximum of {images.max()}."
-        )
-    return images
