@@ -1,5 +1,6 @@
 """The contract: every detector scores, and says why."""
 
+import warnings
 from contextlib import contextmanager
 from math import prod
 from numbers import Integral, Real
@@ -7,6 +8,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.model_selection import KFold
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._scores import normality
@@ -109,7 +111,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         with all_or_nothing(self):
             X = self._validate_first(X)
             self._fit(X, y)
-            self.offset_ = self._find_offset(X)
+            self.offset_ = self._find_offset(self._normal_part(X, y))
         return self
 
     def score_samples(self, X):
@@ -186,6 +188,10 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _unattributed(self, X):
         return np.zeros(len(X))
 
+    def _normal_part(self, X, y):
+        """Give the training rows that set the threshold."""
+        return X
+
     def _find_offset(self, X):
         if self._in_sample_share is not None:
             return np.quantile(-self._outlier_score(X), self._in_sample_share)
@@ -201,9 +207,14 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         return contamination
 
     def _out_of_sample_score(self, X, rows):
-        # The copies' own thresholds are never used.
+        return cross_fitted_scores(self._copy_to_cross_fit(), X, rows)
+
+    def _copy_to_cross_fit(self):
+        # The copies' own thresholds are never used. They see flat rows.
         copy = clone(self).set_params(false_alarm_rate=None)
-        return cross_fitted_scores(copy, X, rows)
+        if "image_shape" in copy.get_params(deep=False):
+            copy.set_params(image_shape=self.image_shape_)
+        return copy
 
     def _validate_first(self, X):
         """Check the rows of a fit, and keep what later rows must be like."""
@@ -303,6 +314,38 @@ def zero_one_complaint(y):
     )
 
 
+def read_labels(y, n):
+    """Give labels +1, -1, 0 (unlabelled), one a row; numbers of other kinds count as 0.
+
+    Raises
+    ------
+    ValueError
+        If y does not hold a number for each of n rows.
+
+    Warns
+    -----
+    UserWarning
+        For labels that are just 0 and 1, PyOD's; and for others than +1, -1, 0. Not an
+        error, since scikit-learn hands any y to detectors, which do not read it.
+    """
+    if y is None:
+        return np.zeros(n, dtype=np.int8)
+    y = column_or_1d(y)
+    odd = [label for label in y.tolist() if isinstance(label, str) or label != label]
+    if len(y) != n or odd:
+        raise ValueError(
+            f"y must hold {n} numbers, one a row: +1 normal, -1 anomaly, 0 unlabelled; "
+            f"got {len(y)}, the first of them {(odd or y[:1].tolist())[:1]}."
+        )
+    known = np.isin(y, (-1, 0, 1))
+    complaint = zero_one_complaint(y)
+    if not complaint and not known.all():
+        complaint = "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
+    if complaint:
+        warnings.warn(f"{complaint} All but -1 train as normal.", UserWarning, stacklevel=5)
+    return np.where(known, y, 0).astype(np.int8)
+
+
 def calibration_rows(n):
     """Choose the rows whose out-of-sample scores set a threshold or a scale."""
     if n <= _MAX_CALIBRATION_ROWS:
@@ -311,8 +354,13 @@ def calibration_rows(n):
     return np.sort(rows)
 
 
-def cross_fitted_scores(detector, X, rows):
-    """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X."""
+def cross_fitted_scores(detector, X, rows, fit=None):
+    """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X.
+
+    ``fit(copy, X, train)`` is how a copy is fitted on ``X[train]``, where that takes more
+    than rows.
+    """
+    fit = fit or (lambda copy, X, train: copy.fit(X[train], None))
     if len(X) < 3:
         raise ValueError(
             "Scores out of sample, for a threshold by false_alarm_rate or the scale of a "
@@ -323,5 +371,5 @@ def cross_fitted_scores(detector, X, rows):
     for train, test in folds.split(X):
         test = np.intersect1d(test, rows, assume_unique=True)
         if len(test):
-            scores[test] = -normality(clone(detector).fit(X[train], None), X[test])
+            scores[test] = -normality(fit(clone(detector), X, train), X[test])
     return scores[rows]

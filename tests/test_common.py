@@ -27,7 +27,18 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 
-from skad import KDE, AutoEncoder, Bag, DeepOneClass, InlierTraining, PyODDetector
+from skad import (
+    FCDD,
+    HSC,
+    KDE,
+    AutoEncoder,
+    Bag,
+    DeepOneClass,
+    DeepSAD,
+    DeepSVDD,
+    InlierTraining,
+    PyODDetector,
+)
 from skad.neural import FeatureNet, fit_features
 from skad.testing import check_detector, detector_checks
 
@@ -61,6 +72,16 @@ DETECTORS = [
     DeepOneClass(features=FeatureNet(signed_parts()).eval()),
     DeepOneClass(features=signed_parts, false_alarm_rate=0.1),
     DeepOneClass(features=TRAINED),
+    DeepSVDD(max_epochs=5),
+    DeepSVDD(max_epochs=5, objective="soft-boundary", false_alarm_rate=0.1),
+    DeepSVDD(max_epochs=5, explanation="gradient"),
+    DeepSAD(max_epochs=5),
+    DeepSAD(max_epochs=5, outliers="uniform"),
+    HSC(max_epochs=5),
+    HSC(max_epochs=5, loss="cross_entropy"),
+    HSC(max_epochs=5, loss="focal", false_alarm_rate=0.1),
+    FCDD(max_epochs=10),
+    FCDD(max_epochs=10, objective="image", pooling="max"),
     InlierTraining(KDE()),
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),

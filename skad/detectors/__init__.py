@@ -7,10 +7,24 @@ _HOME = {
     "AutoEncoder": "_autoencoder",
     "Bag": "_bag",
     "DeepOneClass": "_deep_one_class",
+    "DeepSAD": "_deep_sad",
+    "DeepSVDD": "_deep_svdd",
+    "FCDD": "_fcdd",
+    "HSC": "_hsc",
     "PyODDetector": "_pyod",
 }
 
-__all__ = ["KDE", "AutoEncoder", "Bag", "DeepOneClass", "PyODDetector"]
+__all__ = [
+    "FCDD",
+    "HSC",
+    "KDE",
+    "AutoEncoder",
+    "Bag",
+    "DeepOneClass",
+    "DeepSAD",
+    "DeepSVDD",
+    "PyODDetector",
+]
 
 
 def __getattr__(name):

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import mse_loss
 
@@ -19,8 +18,9 @@ from skad.neural._autoencoders import (
     convolutional,
     dense,
 )
-from skad.neural._blocks import as_tensor, parts
+from skad.neural._blocks import as_tensor
 from skad.neural._detector import NeuralDetector
+from skad.neural._scaling import moments
 
 __all__ = ["AutoEncoder"]
 
@@ -241,7 +241,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 
     def _prepare_fit(self, X, y):
         self._check_hidden()
-        mean, variance = (values.reshape(self._row_shape) for values in _moments(X))
+        mean, variance = (values.reshape(self._row_shape) for values in moments(X))
         within = variance.mean()
         if self._convolves:  # one of each a channel
             variance = variance.mean(axis=(1, 2)) + mean.var(axis=(1, 2))
@@ -370,14 +370,6 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
             raise ValueError(
                 f"hidden must be widths, positive integers; got {self.hidden}."
             )
-
-
-def _moments(X):
-    """Mean and variance of each feature, with a part of the rows in memory at a time."""
-    scaler = StandardScaler()
-    for part in parts(X):
-        scaler.partial_fit(X[part])
-    return scaler.mean_, scaler.var_
 
 
 class SquaredError(nn.Module):

@@ -1,17 +1,15 @@
 """Deep one-class detection: whitened features of a trained network."""
 
 import os
-import warnings
 from numbers import Real
 
 import numpy as np
 import torch
 from sklearn.model_selection import KFold
-from sklearn.utils import column_or_1d
 from torch.nn.functional import pad
 
 from skad._sklearn import Interval, StrOptions
-from skad.base import BaseDetector, calibration_rows, zero_one_complaint
+from skad.base import BaseDetector, calibration_rows, read_labels, zero_one_complaint
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
 from skad.neural._blocks import ALIGNMENT, as_tensor, block_rows, in_blocks
 from skad.neural._features import make_module
@@ -297,21 +295,9 @@ class DeepOneClass(BaseDetector):
 
     def _normal_rows(self, y, n):
         """Tell which rows are not labelled -1."""
-        if y is None:
-            return np.ones(n, dtype=bool)
-        y = column_or_1d(y)
-        odd = [label for label in y.tolist() if isinstance(label, str) or label != label]
-        if len(y) != n or odd:
-            raise ValueError(
-                f"y must hold {n} numbers, one a row: +1 normal, -1 anomaly, 0 unlabelled; "
-                f"got {len(y)}, the first of them {y[:1].tolist()}."
-            )
-        complaint = zero_one_complaint(y)
-        if complaint and self.regularization == "auto":
+        if self.regularization == "auto" and (complaint := zero_one_complaint(y)):
             raise ValueError(complaint)
-        if complaint:
-            warnings.warn(f"{complaint} All rows train.", UserWarning, stacklevel=5)
-        normal = y != -1
+        normal = read_labels(y, n) != -1
         if normal.sum() < 2:
             raise ValueError(
                 f"Two rows at least must not be labelled -1; got {normal.sum()} of {n}."

@@ -7,7 +7,6 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from skorch.callbacks import EarlyStopping, ProgressBar
@@ -55,8 +54,10 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     - ``_make_module()``: the network, from the shape of a row, ``self._row_shape``;
     - ``_make_criterion()``: a module called as ``criterion(output, batch, y)``, which
       gives the mean loss of the batch;
-    - ``_labels(y)``: what the criterion gets as y, a tensor with an entry or a row for
-      each row; None by default;
+    - ``_training_set(X, y, device)``: the rows that train, what the criterion gets as y (a
+      tensor with an entry or a row for each; None by default), and what becomes of a batch
+      of both before each step, ``(X, y) -> (X, y)`` (None: nothing);
+    - ``_before_training(net, rows)``: set what depends on the untrained network; optional;
     - ``_prepare(X)``: rows of X as float32 tensors of ``self._row_shape``; by default a
       copy of them as they are;
     - ``_score_block(batch)``: outlier scores of a tensor of rows, a tensor ``(n,)``, by
@@ -218,7 +219,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             started = hasattr(self, "net_")
             X = self._validate(X) if started else self._validate_first(X)
             self._train(X, y, go_on=started, epochs=1)
-            self.offset_ = self._find_offset(X)
+            self.offset_ = self._find_offset(self._normal_part(X, y))
         return self
 
     @property
@@ -296,8 +297,16 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     def _prepare_fit(self, X, y):
         """Learn from all rows what `_make_module` and `_prepare` need."""
 
-    def _labels(self, y):
-        """Give what the criterion gets for y, a tensor of a row each; None for nothing."""
+    def _training_set(self, X, y, device):
+        """Give the rows that train, the criterion's y, and what changes a batch."""
+        return X, None, None
+
+    def _before_training(self, net, rows):
+        """Set what depends on the untrained network."""
+
+    def _harmless_loss(self, net):
+        """Give a loss that is no divergence, however small that of the start is."""
+        return 0.0
 
     @abstractmethod
     def _make_module(self):
@@ -340,11 +349,18 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         return values.double().numpy()
 
     def _out_of_sample_score(self, X, rows):
-        copy = clone(self).set_params(false_alarm_rate=None, warm_start=False, verbose=0)
+        copy = self._copy_to_cross_fit()
+        return cross_fitted_scores(copy, X, rows, fit=self._fit_copy)
+
+    def _fit_copy(self, copy, X, train):
+        return copy.fit(X[train], None)
+
+    def _copy_to_cross_fit(self):
+        copy = super()._copy_to_cross_fit().set_params(warm_start=False, verbose=0)
         if not self.early_stopping:  # as long as this one was trained, in all its fits
             copy.set_params(max_epochs=max(1, len(self.history_.get("train_loss", []))))
         vars(copy).pop("_skl_callbacks", None)  # scikit-learn's: they watch one fit
-        return cross_fitted_scores(copy, X, rows)
+        return copy
 
     def _train(self, X, y, *, go_on, epochs):
         seed, device = draw_seed(self.random_state), choose_device(self.device)
@@ -353,10 +369,15 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         else:
             self._prepare_fit(X, y)
         with seeded(seed, device):
+            X, y, change = self._training_set(X, y, device)
             net = self._make_net().initialize()
+            rows = self._tensor(X, device)
             if go_on:
                 _continue(net, self.net_)
-            self._run(net, self._tensor(X, device), self._labels(y), epochs, seed, go_on)
+            else:
+                self._before_training(net, rows)
+            with net.changing_batches(change):
+                self._run(net, rows, y, epochs, seed, go_on)
         net.module_.eval()
         self.net_ = net
 
@@ -408,14 +429,12 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         return rows
 
     def _run(self, net, rows, labels, epochs, seed, go_on):
-        net.batch_size = self.batch_size
-        if self.batch_size == "auto":
-            net.batch_size = max(8, min(128, len(rows) // 64))
+        net.batch_size = self._rows_a_step(len(rows))
         net.max_epochs = epochs
         net.train_split = None
         if self.early_stopping:
             net.train_split = ValidSplit(self.validation_fraction, random_state=seed)
-        start = net.mean_loss(rows, labels)
+        start = max(net.mean_loss(rows, labels), self._harmless_loss(net))
         # Of a network that goes on, that of its own start: it may be near 0 by now.
         self._start_loss = max(start, self._start_loss) if go_on else start
         before, own = len(net.history), net.callbacks_
@@ -426,6 +445,9 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             net.callbacks_ = own
         losses = [row["train_loss"] for row in net.history[before:] if "train_loss" in row]
         self._check_losses(losses)
+
+    def _rows_a_step(self, n):
+        return max(8, min(128, n // 64)) if self.batch_size == "auto" else self.batch_size
 
     def _reporters(self, epochs):
         reporters = []

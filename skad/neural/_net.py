@@ -1,5 +1,6 @@
 """A skorch net that trains on whole batches, and keeps its own loop short."""
 
+from contextlib import contextmanager
 from inspect import signature
 
 import numpy as np
@@ -9,6 +10,7 @@ from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch.utils.data import Subset
 
 from skad.neural._schedule import learning_rate_factor
+from skad.neural._seed import seeded
 
 __all__ = ["BatchLoader", "OneClassNet"]
 
@@ -55,7 +57,9 @@ class BatchLoader:
             part = sizes[start : start + at_once]
             taken, rows = rows[: sum(part)], rows[sum(part) :]
             X = self.X[taken].split(part)
-            y = [None] * len(X) if self.y is None else self.y[taken].split(part)
+            y = [None] * len(X)
+            if self.y is not None:  # which may be on another device
+                y = self.y[taken.to(self.y.device)].split(part)
             yield from zip(X, y, strict=True)
 
     def _sizes(self):
@@ -64,6 +68,36 @@ class BatchLoader:
         if rest == 1 and whole:
             sizes[-2:] = [self.batch_size + 1]
         return sizes
+
+
+class ChangedBatches:
+    """Batches of a loader, each changed on its device before it is seen.
+
+    Parameters
+    ----------
+    loader : iterable of (X, y)
+    change : callable
+        ``(X, y) -> (X, y)``. What it draws comes from torch's generator.
+    device : str
+    fixed : bool
+        Draw the same in every pass, and leave torch's generator alone.
+    """
+
+    def __init__(self, loader, change, device, *, fixed):
+        self.loader, self.change, self.device, self.fixed = loader, change, device, fixed
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for i, (X, y) in enumerate(self.loader):
+            X, y = X.to(self.device), None if y is None else y.to(self.device)
+            if self.fixed:
+                with seeded(i, self.device):
+                    X, y = self.change(X, y)
+            else:
+                X, y = self.change(X, y)
+            yield X, y
 
 
 class OneClassNet(NeuralNet):
@@ -118,6 +152,22 @@ class OneClassNet(NeuralNet):
         """Give the loss of a batch by the criterion, which sees the batch too."""
         return self.criterion_(y_pred, X, y_true)
 
+    @contextmanager
+    def changing_batches(self, change):
+        """Change batches within the block: ``change(X, y) -> (X, y)``; None for nothing."""
+        self._change = change
+        try:
+            yield
+        finally:
+            del self._change
+
+    def get_iterator(self, dataset, training=False):
+        """Give the batches of an epoch."""
+        batches = super().get_iterator(dataset, training=training)
+        if (change := getattr(self, "_change", None)) is None:
+            return batches
+        return ChangedBatches(batches, change, self.device, fixed=not training)
+
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Run the epochs of one call of `fit`."""
         self._epochs = self.max_epochs if epochs is None else epochs
@@ -150,8 +200,8 @@ class OneClassNet(NeuralNet):
 
     def mean_loss(self, X, y):
         """Give the mean loss of all rows, without training."""
-        loader = BatchLoader(self.get_dataset(X, y), batch_size=self.batch_size)
-        return self._quick_epoch(loader, training=False)
+        batches = self.get_iterator(self.get_dataset(X, y))
+        return self._quick_epoch(batches, training=False)
 
     def _quick_epoch(self, iterator, training):
         self._set_training(training)
@@ -160,7 +210,7 @@ class OneClassNet(NeuralNet):
         with torch.set_grad_enabled(training):
             for X, y in iterator:
                 X = X.to(self.device)
-                y = None if y is None else y.to(self.device)
+                y = y.to(self.device) if isinstance(y, torch.Tensor) else y
                 loss = criterion(module(X), X, y)
                 if training:
                     self._schedule_step()

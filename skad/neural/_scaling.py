@@ -5,14 +5,25 @@ from numbers import Real
 
 import numpy as np
 import torch
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import pad
 
-from skad.neural._blocks import ALIGNMENT
+from skad.neural._blocks import ALIGNMENT, as_tensor, parts
 from skad.relevance._layers import LayerwiseRelevance
 
-__all__ = ["FeatureNet", "Scaling", "find_input_range", "fit_to_range"]
+__all__ = [
+    "FeatureNet",
+    "ScaledRows",
+    "Scaling",
+    "find_input_range",
+    "fit_to_range",
+    "moments",
+]
 
+# Units beyond which a value is taken as lying there: its square, summed, stays within
+# float32.
+_FAR = 1e9
 _UNIT, _BYTES = (0.0, 1.0), (0.0, 255.0)
 _ORDERS = {"rgb": [0, 1, 2], "bgr": [2, 1, 0]}
 
@@ -40,6 +51,8 @@ class Scaling(nn.Module):
     >>> Scaling(mean=1.0, std=2.0)(torch.tensor([[1.0, 5.0]]))
     tensor([[0., 2.]])
     """
+
+    pointwise = True  # for the arithmetic of receptive fields
 
     def __init__(self, mean=0.0, std=1.0, *, channels=None):
         super().__init__()
@@ -144,13 +157,15 @@ class FeatureNet(nn.Module):
             )
         return output.reshape(len(x), -1)
 
-    def explainer(self, *, low=None, high=None, **rules):
+    def explainer(self, *, low=None, high=None, reference=None, **rules):
         """Give what propagates relevance from the features to the input.
 
         Parameters
         ----------
         low, high : tensor of the shape of a row, or None
             Range of the input, for "zbox".
+        reference : tensor of the shape of a row, or None
+            What the input is compared with; None is 0 behind the scaling.
         **rules : dict
             As for ``LayerwiseRelevance``.
 
@@ -162,6 +177,8 @@ class FeatureNet(nn.Module):
         """
         if low is not None:
             low, high = (self.scaling(bound[None])[0] for bound in (low, high))
+        if reference is not None:
+            rules["reference"] = self.scaling(reference[None])[0]
         through = LayerwiseRelevance(self.layers, low=low, high=high, **rules)
 
         def explain(x, top):
@@ -278,3 +295,44 @@ def fit_to_range(X, given, known, certain):
             "alike, or give input_range, the values of black and white in X."
         )
     return False
+
+
+class ScaledRows:
+    """What neural detectors add to `NeuralDetector` to see rows in fixed units.
+
+    Images come to a network with values in [0, 1]: by (0, 1) or (0, 255) where the training
+    rows lie in it, else by their own least and greatest value. Columns of a table come
+    standardised.
+    """
+
+    _own_units = ("_shift", "_scale")
+
+    def _prepare_fit(self, X, y):
+        super()._prepare_fit(X, y)
+        if self.image_shape_ is None:
+            mean, variance = moments(X)
+            self._shift, scale = mean, np.sqrt(variance)
+            self._scale = np.where(scale > 0, scale, 1.0)
+        else:
+            low, high = find_input_range(X, "auto", None) or (X.min(), X.max())
+            self._shift, self._scale = float(low), float(high - low) or 1.0
+
+    def _prepare(self, X):
+        # One number does not make float32 rows double, but needs the digits.
+        units = self._shift, 1 / self._scale
+        shift, factor = (torch.as_tensor(unit, dtype=torch.float64) for unit in units)
+        rows = (as_tensor(X) - shift).mul_(factor)
+        return rows.clamp_(-_FAR, _FAR).float().reshape(-1, *self._row_shape)
+
+    def _unprepare(self, rows):
+        """Give tensors of rows back in the units and the shape in which they came."""
+        shape = self.image_shape_ or (self.n_features_in_,)
+        return rows.double().reshape(-1, *shape).numpy() * self._scale + self._shift
+
+
+def moments(X):
+    """Mean and variance of each feature, with a part of the rows in memory at a time."""
+    scaler = StandardScaler()
+    for part in parts(X):
+        scaler.partial_fit(X[part])
+    return scaler.mean_, scaler.var_

@@ -74,6 +74,9 @@ class LayerwiseRelevance:
     input_rule : {"gamma", "wsquare", "zbox"}
     low, high : float or tensor, default=None
         Range of the features for "zbox", broadcastable to a row: (C, 1, 1) for channels.
+    reference : float or tensor, default=0.0
+        What features are compared with where no other rule than "gamma" is at the input:
+        ``R_i = (x_i - r_i) c_i``; what ``r_i c_i`` is left is unattributed.
 
     Raises
     ------
@@ -105,8 +108,18 @@ class LayerwiseRelevance:
     tensor([[ 0.6667, -0.1667]])
     """
 
-    def __init__(self, module, *, gamma=0.25, input_rule="gamma", low=None, high=None):
+    def __init__(
+        self,
+        module,
+        *,
+        gamma=0.25,
+        input_rule="gamma",
+        low=None,
+        high=None,
+        reference=0.0,
+    ):
         self._rule = make_input_rule(input_rule, low, high)
+        self._reference = reference
         check_supported(module, leaky=not _positive_anywhere(gamma))
         self._gammas = _by_layer(gamma, linear_layers(module))
         with torch.inference_mode(False):
@@ -163,7 +176,7 @@ class LayerwiseRelevance:
         leaves = [x, *(cut.leaf for cut in call.cuts)]
         c, *cs = torch.autograd.grad(values.sum(), leaves, allow_unused=True)
         x = x.detach()
-        relevance = torch.zeros_like(x) if c is None else x * c
+        relevance = torch.zeros_like(x) if c is None else (x - self._reference) * c
         for cut, c in zip(call.cuts, cs, strict=True):
             if c is not None:
                 relevance += input_relevance(self._rule, x, cut, c)

@@ -1,0 +1,173 @@
+"""Outlier exposure: each normal row of a batch may give its place to an anomaly."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from skad.neural._blocks import as_tensor
+
+__all__ = [
+    "CalledOutliers",
+    "OutlierExposure",
+    "RowsOfOutliers",
+    "Targets",
+    "UniformEntries",
+]
+
+
+class Targets(NamedTuple):
+    """What a loss gets as y: labels (n,), and masks (n, 1, H, W) or None."""
+
+    label: torch.Tensor
+    mask: torch.Tensor | None
+
+
+class OutlierExposure:
+    """Replace each row of a batch by an anomaly with a probability (FCDD, appendix E).
+
+    Everything is drawn anew for each batch, on its device, from torch's generator there.
+
+    Parameters
+    ----------
+    sources : list of callable
+        From normal rows, prepared, to as many anomalous ones, and their masks, bool
+        (n, 1, H, W), or None. Each is as likely as the others.
+    share : float
+        The probability.
+    with_masks : bool
+        Whether the loss reads masks. An anomaly without one is anomalous everywhere.
+    augment : callable or None
+        From rows and masks (None where there are none) to such, for all rows.
+    """
+
+    def __init__(self, sources, *, share=0.5, with_masks=False, augment=None):
+        self.sources, self.share = sources, share
+        self.with_masks, self.augment = with_masks, augment
+
+    def __call__(self, X, y):
+        """Give a batch as it trains: rows, and their `Targets`."""
+        label = X.new_zeros(len(X)) if y is None else y.clone()
+        mask = None
+        if self.with_masks:
+            mask = torch.zeros((len(X), 1, *X.shape[2:]), dtype=torch.bool, device=X.device)
+        if self.sources:
+            X = X.clone()
+            self._expose(X, label, mask)
+        if self.augment is not None:
+            X, mask = self.augment(X, mask)
+        return X, Targets(label, mask)
+
+    def _expose(self, X, label, mask):
+        hit = torch.rand(len(X), device=X.device) < self.share
+        source = torch.randint(len(self.sources), (len(X),), device=X.device)
+        for i, draw in enumerate(self.sources):
+            rows = (hit & (source == i)).nonzero()[:, 0]
+            if len(rows) == 0:
+                continue
+            X[rows], masks = draw(X[rows])
+            label[rows] = -1
+            if mask is not None:
+                mask[rows] = True if masks is None else masks
+
+
+class RowsOfOutliers:
+    """Rows of a corpus, drawn with replacement.
+
+    Parameters
+    ----------
+    rows : tensor of shape (m, ...)
+    masks : bool tensor of shape (m, 1, H, W) or None
+    """
+
+    def __init__(self, rows, masks=None):
+        self.rows, self.masks = rows, masks
+
+    def __call__(self, X):
+        """Draw as many as there are rows in X."""
+        chosen = torch.randint(len(self.rows), (len(X),), device=X.device)
+        at = chosen.to(self.rows.device)
+        masks = None if self.masks is None else self.masks[at].to(X.device)
+        return self.rows[at].to(X.device), masks
+
+
+class UniformEntries:
+    """Rows with some entries drawn anew, from a range wider than that of the data.
+
+    What confetti are for images: an entry that is replaced is uniform between a half of
+    its range below the least and a half above the greatest training value.
+
+    Parameters
+    ----------
+    low, high : tensor of the shape of a row
+        Least and greatest training values.
+    share : float
+        Of the entries that are replaced; one at least.
+    """
+
+    def __init__(self, low, high, share=0.25):
+        self.low = low - (high - low) / 2
+        self.width = 2 * (high - low)
+        self.share = share
+
+    def __call__(self, X):
+        """Replace entries of each of the rows."""
+        draws = torch.rand_like(X)
+        flat = draws.flatten(1)
+        replaced = flat <= flat.amin(dim=1, keepdim=True).clamp(min=self.share)
+        replaced = replaced.view(X.shape)
+        fresh = self.low.to(X) + self.width.to(X) * torch.rand_like(X)
+        mask = replaced.any(dim=1, keepdim=True) if X.ndim == 4 else None
+        return torch.where(replaced, fresh, X), mask
+
+
+class CalledOutliers:
+    """Anomalies that a user's function makes of arrays: ``(X, rng) -> X'[, mask]``.
+
+    Parameters
+    ----------
+    function : callable
+        Of rows in the user's units and shape, and a numpy Generator.
+    prepare, unprepare : callable
+        From arrays of rows to tensors, and back.
+    """
+
+    def __init__(self, function, prepare, unprepare):
+        self.function, self.prepare, self.unprepare = function, prepare, unprepare
+
+    def __call__(self, X):
+        """Call it, with a generator seeded by torch's."""
+        seed = int(torch.randint(2**31 - 1, (1,), device=X.device))
+        rows = self.unprepare(X.cpu())
+        made = self.function(rows, np.random.default_rng(seed))
+        made, mask = self._pair(made)
+        made = np.asarray(made, dtype=np.float64)
+        if made.shape != rows.shape or not np.isfinite(made).all():
+            given = "NaN or inf" if made.shape == rows.shape else f"shape {made.shape}"
+            raise ValueError(
+                f"outliers={self.function!r} must give finite rows of shape {rows.shape}, "
+                f"as many as it got; it gave {given}."
+            )
+        if mask is not None:
+            mask = self._mask(np.asarray(mask), X)
+        return self.prepare(made).to(X.device), mask
+
+    def _pair(self, made):
+        if not isinstance(made, tuple):
+            return made, None
+        if len(made) != 2:
+            raise ValueError(
+                f"outliers={self.function!r} must give rows, or a pair of rows and masks; "
+                f"it gave a tuple of {len(made)}."
+            )
+        return made
+
+    def _mask(self, mask, X):
+        n, n_pixels = len(X), X[0, 0].numel()
+        if mask.shape[:1] != (n,) or mask.size not in (n * n_pixels, X.numel()):
+            raise ValueError(
+                f"outliers={self.function!r} gave masks of shape {mask.shape} for rows of "
+                f"shape {tuple(X.shape)}."
+            )
+        mask = as_tensor(np.ascontiguousarray(mask != 0)).to(X.device)
+        return mask.reshape(n, -1, *X.shape[2:]).any(dim=1, keepdim=True)
