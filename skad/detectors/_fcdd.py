@@ -74,8 +74,8 @@ class FCDD(OutlierTraining, NeuralDetector):
         pixels (its appendix D), untrained. A module of convolutions, pooling and functions
         of each entry gives maps (n, 1, u, v); it is copied, and trained on from those of
         its weights that require a gradient. A callable makes one from the shape of a row,
-        (C, H, W). Flat rows that are no images are tables, (1, 1, d): "auto" then looks at
-        each standardised entry alone.
+        (C, H, W), behind `resize`. Flat rows that are no images are tables, (1, 1, d):
+        "auto" then looks at each standardised entry alone.
     backbone : str, default=None
         Take the first layers of a pretrained network instead, as for
         :func:`skad.neural.load_backbone`: "vgg11_bn" is what the paper does.
@@ -512,6 +512,14 @@ class FCDD(OutlierTraining, NeuralDetector):
             )
         return (self._row_shape[0], *size)
 
+    @property
+    def _shape_to_fit(self):
+        channels, *size = self._seen_shape
+        if self.resize is not None:  # which sees a pixel more on each side
+            own = zip(size, self._row_shape[1:], strict=True)
+            size = [max(1, n - 2 * ceil(max(1, n / before))) for n, before in own]
+        return (channels, *size)
+
     def _first_step(self):
         low, high = self._constants
         if self._normalization == "contrast":
@@ -528,7 +536,7 @@ class FCDD(OutlierTraining, NeuralDetector):
         elif self.image_shape_ is None:
             net = nn.Sequential(*pointwise_layers())
         else:
-            net = auto_network(self._seen_shape)
+            net = auto_network(self._shape_to_fit)
         return {"layers": net}
 
     def _trunk(self):

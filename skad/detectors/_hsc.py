@@ -71,7 +71,8 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
     explanation : {"lrp", "gradient"}, default="lrp"
         ``"lrp"`` as above, with the :math:`z^B` rule at the pixels of images, and LRP-0
         at the columns of tables. ``"gradient"`` shares the score out in proportion to
-        :math:`|\partial o / \partial x_i|`; nothing is unattributed.
+        :math:`|\partial o / \partial x_i|`, by standardised columns of tables; nothing is
+        unattributed.
         In images, this is the heat map that [1]_ compares FCDD with, before it is blurred.
     gamma : float, default=0.25
         How much the :math:`\gamma` rule favours what speaks for a neuron.

@@ -17,17 +17,18 @@ _HARDLY_SEEN = 0.1  # darker confetti that changes less than so much of brighter
 
 @dataclass(frozen=True)
 class Confetti:
-    """How confetti look: blurred squares, turned at random, that darken an image.
+    """How confetti look: blurred rectangles, turned at random, that darken an image.
 
-    The noise of the FCDD paper (section 4.2), as its code draws it on images of 240
-    pixels, with lengths as shares of the shorter side: every image gets some blobs of
-    random colour and some black ones. Where darkening hardly changes the image, on a black
-    ground, they brighten it.
+    The noise of the FCDD paper (section 4.2), with lengths as shares of the shorter side:
+    every image gets some blobs of random colour and some black ones. Where darkening hardly
+    changes the image, on a black ground, they brighten it. The paper's are squares; with
+    ``aspect=(1, 1), blur=1 / 48, angle=45`` these are as its code draws them on images of
+    240 pixels, but for the distribution of their sizes.
 
-    A blob is the indicator of a square of side s, turned by an angle and blurred by a
-    Gaussian of standard deviation b, which in the square's own coordinates u, v has the
-    closed form ``f(u) f(v)`` with ``f(t) = (erf((t + s/2) / (b sqrt(2))) - erf((t - s/2) /
-    (b sqrt(2)))) / 2``.
+    A blob is the indicator of a rectangle of sides ``s sqrt(a)`` and ``s / sqrt(a)``,
+    turned by an angle and blurred by a Gaussian of standard deviation b. In the rectangle's
+    own coordinates it is a product of ``(erf((t + r/2) / (b sqrt(2))) - erf((t - r/2) /
+    (b sqrt(2)))) / 2`` along each of its sides r.
 
     Parameters
     ----------
@@ -35,14 +36,16 @@ class Confetti:
         Mean numbers of blobs before each is raised to one at least: Poisson(1.04), or 1
         where that is 0. None of a kind at 0.
     side : tuple of two floats, default=(1/30, 0.225)
-        Least and greatest side of a square, as a share of the shorter side of the image;
-        uniform between them.
-    blur : float, default=1/48
+        Least and greatest s, the side of a square of the same area, as a share of the
+        shorter side of the image; its logarithm is uniform between them.
+    aspect : tuple of two floats, default=(1.0, 16.0)
+        Least and greatest a, the ratio of the sides of a rectangle; likewise.
+    blur : float, default=1/100
         Standard deviation b, as a share of the shorter side.
     strength : tuple of two floats, default=(0.0, 1.0)
         What a coloured blob takes from each channel, uniform between the two, as a share
         of the value range.
-    angle : float, default=45
+    angle : float, default=90
         Blobs are turned by an angle uniform in [-angle, angle] degrees.
     threshold : float, default=0.1
         A pixel belongs to the mask where any channel changed by more than this share of

@@ -53,6 +53,10 @@ class Augmentation:
         X, mask : of the shapes that came
             X may leave [0, 1] by noise and brightness.
         """
+        if X.ndim != 4:
+            raise ValueError(
+                f"{self} changes images, (n, C, H, W); got rows of shape {tuple(X.shape)}."
+            )
         if self.shift:
             X, mask = self._shifted(X, mask)
         if self.mirror:

@@ -30,6 +30,7 @@ from skad.neural._weights import load_weights, read_weights, write_weights
 
 __all__ = ["NeuralDetector"]
 
+_IMAGES_OF_A_BLOCK = 16
 _TINY = np.finfo(np.float32).tiny
 
 # What the detector sets by parameters of its own.
@@ -345,8 +346,16 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         module = self.net_.module_
         device = next(module.parameters()).device
         with torch.inference_mode():
-            values = in_blocks(function, X, self._prepare, block_rows(X.shape[1]), device)
+            rows = self._rows_of_a_block(device)
+            values = in_blocks(function, X, self._prepare, rows, device)
         return values.double().numpy()
+
+    def _rows_of_a_block(self, device):
+        # On a CPU, an image is so much work that many at once gain nothing, and a whole
+        # block of them is too much for one.
+        if self.image_shape_ is not None and device.type == "cpu":
+            return _IMAGES_OF_A_BLOCK
+        return block_rows(self.n_features_in_)
 
     def _out_of_sample_score(self, X, rows):
         copy = self._copy_to_cross_fit()
@@ -399,8 +408,14 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
                 f"net_params sets {sorted(taken)}, which {type(self).__name__} sets by "
                 "parameters of its own."
             )
+        module = self._make_module().float()
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ValueError(
+                "The network has nothing to train: none of its parameters requires a "
+                "gradient."
+            )
         return OneClassNet(
-            self._make_module().float(),
+            module,
             self._make_criterion(),
             lr=self.lr,
             lr_schedule=self.lr_schedule,

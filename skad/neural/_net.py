@@ -148,6 +148,13 @@ class OneClassNet(NeuralNet):
     def _default_callbacks(self):
         return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
 
+    def initialize_module(self):
+        """Initialise the module; on a CPU, where that is faster, with the channels last."""
+        super().initialize_module()
+        if torch.device(self.device).type == "cpu":
+            self.module_.to(memory_format=torch.channels_last)
+        return self
+
     def get_loss(self, y_pred, y_true, X=None, training=False):
         """Give the loss of a batch by the criterion, which sees the batch too."""
         return self.criterion_(y_pred, X, y_true)

@@ -164,6 +164,8 @@ class OutlierTraining(ScaledRows):
             del self._labels, self._anomalies
 
     def _fit_copy(self, copy, X, train):
+        if not hasattr(self, "_anomalies"):  # a Bag asks later, and has no labels
+            return copy.fit(X[train])
         anomalies, masks = self._anomalies
         y = self._labels[self._labels != -1][train]
         if len(anomalies) == 0:

@@ -55,8 +55,17 @@ class OutlierExposure:
             X = X.clone()
             self._expose(X, label, mask)
         if self.augment is not None:
-            X, mask = self.augment(X, mask)
+            X, mask = self._augmented(X, mask)
         return X, Targets(label, mask)
+
+    def _augmented(self, X, mask):
+        made = self.augment(X, mask)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise ValueError(
+                f"augment={self.augment!r} must give a pair, rows and masks (or None); "
+                f"it gave a {type(made).__name__}."
+            )
+        return made
 
     def _expose(self, X, label, mask):
         hit = torch.rand(len(X), device=X.device) < self.share

@@ -145,7 +145,9 @@ class FeatureNet(nn.Module):
         state = copy.deepcopy(self.__dict__, memo)
         trained = [name for name, tensor in parameters.items() if tensor.requires_grad]
         arrays = _arrays(parameters), _arrays(buffers)
-        return _restored, (type(self), state, *arrays, trained)
+        # The order of the channels in memory, which the last bits of outputs depend on.
+        strides = {k: t.stride() for k, t in parameters.items() if t.ndim == 4}
+        return _restored, (type(self), state, *arrays, trained, strides)
 
     def forward(self, x):
         """Give the features, (n, D)."""
@@ -198,13 +200,16 @@ def _arrays(tensors):
     return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-def _restored(cls, state, parameters, buffers, trained):
+def _restored(cls, state, parameters, buffers, trained, strides):
     """Make the network from what ``__reduce__`` gave."""
     net = cls.__new__(cls)
     vars(net).update(state)
     for name, array in (parameters | buffers).items():
         owner, _, own_name = name.rpartition(".")
         owner, tensor = net.get_submodule(owner), torch.from_numpy(array)
+        if name in strides:
+            laid_out = torch.empty_strided(array.shape, strides[name], dtype=tensor.dtype)
+            tensor = laid_out.copy_(tensor)
         if name in parameters:
             owner._parameters[own_name] = nn.Parameter(tensor, name in trained)
         else:
@@ -301,8 +306,8 @@ class ScaledRows:
     """What neural detectors add to `NeuralDetector` to see rows in fixed units.
 
     Images come to a network with values in [0, 1]: by (0, 1) or (0, 255) where the training
-    rows lie in it, else by their own least and greatest value. Columns of a table come
-    standardised.
+    rows lie in it (and not in the lower half of the latter), else by their own least and
+    greatest value. Columns of a table come standardised.
     """
 
     _own_units = ("_shift", "_scale")
@@ -314,7 +319,10 @@ class ScaledRows:
             self._shift, scale = mean, np.sqrt(variance)
             self._scale = np.where(scale > 0, scale, 1.0)
         else:
-            low, high = find_input_range(X, "auto", None) or (X.min(), X.max())
+            low, high = float(X.min()), float(X.max())
+            known = find_input_range(X, "auto", None)
+            if known and high > (known[1] / 2 if known == _BYTES else 0):
+                low, high = known
             self._shift, self._scale = float(low), float(high - low) or 1.0
 
     def _prepare(self, X):
