@@ -96,7 +96,8 @@ def test_the_papers_map_is_algorithm_1(rows, sigma):
     field, maps = detector.receptive_field_, detector.heatmap(rows[:2], upsampling=None)
     expected = np.zeros((2, *rows.shape[-2:]))
     r = field.size[0]
-    s = np.log10(0.45 * r + 1) + 0.25 if sigma is None else sigma
+    s = max(0.19 * r, field.jump[0] / 2) if sigma is None else sigma
+    assert detector.sigma_ == pytest.approx((s, s))
     for n, y, x in np.ndindex(expected.shape):
         for i, j in np.ndindex(maps.shape[1:]):
             dy = y - field.start[0] - i * field.jump[0]

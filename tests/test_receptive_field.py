@@ -467,10 +467,10 @@ def test_adjoint(name, normalize):
 
 
 @pytest.mark.parametrize(
-    ("size", "sigma"), [(16, 1.164), (22, 1.287), (32, 6.08), (62, 11.78)]
+    ("size", "jump", "sigma"), [(16, 4, 3.04), (62, 8, 11.78), (1, 1, 0.5), (8, 8, 4.0)]
 )
-def test_default_sigma(size, sigma):
-    assert default_sigma(size, jump=4) == pytest.approx(sigma, abs=5e-4)
+def test_default_sigma(size, jump, sigma):
+    assert default_sigma(size, jump) == pytest.approx(sigma)
 
 
 def test_default_sigma_is_that_of_each_axis():
@@ -479,7 +479,7 @@ def test_default_sigma_is_that_of_each_axis():
     image = up(torch.ones(1, 1).double())
     assert image[20, 4] == 1
     ratio = -0.5 / torch.log(torch.stack([image[21, 4], image[20, 5]]))
-    assert_close(ratio.sqrt(), torch.tensor([7.79, np.log10(5.05) + 0.25]).double())
+    assert_close(ratio.sqrt(), torch.tensor([0.19 * 41, 0.19 * 9]).double())
 
 
 def test_dtype_gradient_and_pickle():

@@ -18,22 +18,21 @@ from skad.neural._features import make_module
 from skad.neural._losses import MapLoss, pseudo_huber
 from skad.neural._map_networks import (
     MAP_NETWORKS,
-    ContrastNormalization,
-    Frozen,
     auto_network,
-    map_head,
+    find_map_shape,
     paper_network,
     pointwise_layers,
-    trunk_layers,
+    trunk_steps,
 )
+from skad.neural._normalization import contrast_constants, make_step, standard_constants
 from skad.neural._outlier_training import OutlierTraining
-from skad.neural._scaling import Scaling, moments
+from skad.neural._outliers import masks_by_pixel
+from skad.relevance._map_pooling import MapPooling
 from skad.relevance._receptive_field import receptive_field
-from skad.relevance._upsampling import GaussianUpsampling
+from skad.relevance._upsampling import GaussianUpsampling, default_sigma
 
 __all__ = ["FCDD"]
 
-_TOP_SHARE = 0.02  # of the map's entries that pooling="topk" takes the mean of
 _UPSAMPLING = {"mass": "mass", "partition": "partition", "paper": "none"}
 
 
@@ -128,7 +127,8 @@ class FCDD(OutlierTraining, NeuralDetector):
         greatest entry; or the mean of the greatest fiftieth. Defects that are small for the
         image stand out more by the last two. Relevance is that of the entries that count.
     sigma : float or None, default=None
-        Standard deviation of the Gaussians, in pixels. None: see the notes.
+        Standard deviation of the Gaussians, in pixels. None: see the notes. Set after
+        `fit`, it changes the maps.
     lr : float, default=1e-3
         Learning rate of the optimiser, Adam.
     max_epochs : int, default=50
@@ -181,6 +181,8 @@ class FCDD(OutlierTraining, NeuralDetector):
         the centre of the first, by axis.
     map_shape_ : tuple of two ints
         (u, v).
+    sigma_ : tuple of two floats
+        Standard deviation of the Gaussians in use, by axis.
     history_ : dict of str to list of float
         Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss".
     offset_ : float
@@ -199,9 +201,9 @@ class FCDD(OutlierTraining, NeuralDetector):
 
     Notes
     -----
-    The default of `sigma` is, for a receptive field of r pixels, that of the paper's code
-    below 32, :math:`\log_{10}(0.45 r + 1) + 0.25`, and 0.19 r above, which is the 12 pixels
-    of the paper for MVTec.
+    The default of `sigma` is 0.19 r for a receptive field of r pixels, the 12 pixels of the
+    paper for MVTec, and half the distance of two entries at least. The paper's 1.2 for
+    Fashion-MNIST and CIFAR-10 is less than that, and draws dots.
 
     Equation 2 sums over the map; in equation 3 the map :math:`A'` is a mean of the entries
     around a pixel, where the paper's has sums of unnormalised Gaussians: a factor that
@@ -423,26 +425,12 @@ class FCDD(OutlierTraining, NeuralDetector):
         self._constants = self._find_constants(X if normal.all() else X[normal])
 
     def _find_constants(self, X):
-        """Learn what the network's first step is scaled by: two arrays."""
+        """Learn what the network's first step is scaled by."""
         if self._normalization == "contrast":
-            extremes = [
-                [end(v.numpy()) for end in (np.min, np.max)]
-                for v in map(ContrastNormalization.contrast, self._parts(X))
-            ]
-            low, high = np.min(extremes, axis=0)[0], np.max(extremes, axis=0)[1]
-            return np.array([[low], [high if high > low else low + 1]])
+            return contrast_constants(self._prepare(X[part]) for part in parts(X))
         if self._normalization == "standard":
-            mean, variance = moments(X)
-            mean, variance = (v.reshape(self._row_shape) for v in (mean, variance))
-            variance = variance.mean(axis=(1, 2)) + mean.var(axis=(1, 2))
-            mean = (mean.mean(axis=(1, 2)) - self._shift) / self._scale
-            std = np.sqrt(variance) / self._scale
-            return np.array([mean, np.where(std > 0, std, 1)])
+            return standard_constants(X, self._row_shape, self._shift, self._scale)
         return np.zeros((2, 0))
-
-    def _parts(self, X):
-        for part in parts(X):
-            yield self._prepare(X[part])
 
     @property
     def _normalization(self):
@@ -455,7 +443,7 @@ class FCDD(OutlierTraining, NeuralDetector):
         mask = getattr(self, "_mask", None)
         if mask is None:
             return None
-        mask = self._by_pixel(np.asarray(mask), len(rows))
+        mask = masks_by_pixel(mask, len(rows), self._row_shape)
         marked = mask.any(axis=(1, 2, 3)) & (self._labels != -1)
         if marked.any():
             first = int(marked.argmax())
@@ -464,17 +452,6 @@ class FCDD(OutlierTraining, NeuralDetector):
                 f"first is row {first}, labelled {self._labels[first]}."
             )
         return torch.from_numpy(mask[rows]) if rows.any() else None
-
-    def _by_pixel(self, mask, n):
-        """Give masks as bool (n, 1, H, W); those of channels are merged."""
-        channels, *size = self._row_shape
-        wanted = [(n, *size), (n, prod(size)), (n, channels, *size)]
-        wanted += [(n, 1, *size), (n, self.n_features_in_)]
-        if mask.shape not in wanted:
-            raise ValueError(
-                f"mask must have shape {wanted[0]}, or that of X; got {mask.shape}."
-            )
-        return (mask != 0).reshape(n, -1, *size).any(axis=1, keepdims=True)
 
     def _choose_objective(self, sources):
         self.objective_ = self.objective
@@ -489,13 +466,13 @@ class FCDD(OutlierTraining, NeuralDetector):
 
     def _make_module(self):
         steps = OrderedDict()
-        if (step := self._first_step()) is not None:
-            steps["normalization"] = step
+        if (kind := self._normalization) is not None:
+            steps["normalization"] = make_step(kind, self._constants)
         if self.resize is not None:
             steps["resize"] = nn.Upsample(size=self._seen_shape[1:], mode="bilinear")
         steps |= self._trunk() if self.backbone is not None else self._whole_network()
         net = nn.Sequential(steps)
-        self.map_shape_ = self._find_map_shape(net)
+        self.map_shape_ = find_map_shape(net, self._row_shape)
         self.receptive_field_ = receptive_field(net, self._row_shape)
         self._upsampling("mass")  # raises where the image is smaller than the field
         return net
@@ -520,14 +497,6 @@ class FCDD(OutlierTraining, NeuralDetector):
             size = [max(1, n - 2 * ceil(max(1, n / before))) for n, before in own]
         return (channels, *size)
 
-    def _first_step(self):
-        low, high = self._constants
-        if self._normalization == "contrast":
-            return ContrastNormalization(low[0], high[0])
-        if self._normalization == "standard":
-            return Scaling(low, high)
-        return None
-
     def _whole_network(self):
         if isinstance(self.network, str) and self.network != "auto":
             net = paper_network(self.network, self._row_shape[0])
@@ -548,34 +517,8 @@ class FCDD(OutlierTraining, NeuralDetector):
         backbone = load_backbone(
             self.backbone, self.weights, preprocessing=self.preprocessing
         )
-        layers, n_frozen = trunk_layers(backbone, self.backbone, self.n_layers)
-        if isinstance(self.freeze, bool | np.bool_):
-            n_frozen = len(layers) if self.freeze else 0
-        elif self.freeze != "auto":
-            n_frozen = self.freeze
-        trained = nn.Sequential(*layers[n_frozen:]).requires_grad_(True)
-        steps = {"scaling": backbone.scaling, "frozen": Frozen(*layers[:n_frozen])}
-        with torch.no_grad():
-            rows = torch.zeros((1, 3, 64, 64), dtype=torch.float32)
-            n_channels = nn.Sequential(*layers).eval()(rows).shape[1]
-        return steps | {"trained": trained, "head": map_head(self.head, n_channels)}
-
-    def _find_map_shape(self, net):
-        """Give (u, v), if the network gives maps of one channel."""
-        rows = torch.zeros((2, *self._row_shape), dtype=torch.float32)
-        try:
-            with torch.no_grad():
-                shape = tuple(net.float().eval()(rows).shape)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"The network fails on rows of shape {self._row_shape}: {error}"
-            ) from error
-        if len(shape) != 4 or shape[:2] != (2, 1):
-            raise ValueError(
-                "The network must give maps of one channel, (n, 1, u, v); for 2 rows of "
-                f"shape {self._row_shape} it gives {shape}."
-            )
-        return shape[2:]
+        cut = {"n_layers": self.n_layers, "freeze": self.freeze, "head": self.head}
+        return trunk_steps(backbone, self.backbone, **cut)
 
     def _make_criterion(self):
         return MapLoss(self._upsampling("partition") if self._with_masks else None)
@@ -586,36 +529,28 @@ class FCDD(OutlierTraining, NeuralDetector):
         return pseudo_huber(self.net_.module_(batch).square())[:, 0]
 
     def _score_block(self, batch):
-        heat = self._heat(batch).flatten(1)
-        if self.pooling == "mean":
-            return heat.mean(dim=1)
-        return heat.topk(self._n_pooled, dim=1).values.mean(dim=1)
+        return self._map_pooling.score(self._heat(batch))
 
     @property
-    def _n_pooled(self):
-        """How many of the greatest entries count."""
-        return 1 if self.pooling == "max" else ceil(_TOP_SHARE * prod(self.map_shape_))
+    def _map_pooling(self):
+        return MapPooling(self.pooling, prod(self.map_shape_))
 
     def _maps(self, X):
         return self._in_blocks(self._heat, X)
 
     def _relevance(self, X):
-        heat = self._maps(X)
-        maps = self._upsampled(self._pooled(heat), "mass")
+        maps = self._upsampled(self._map_pooling.contributions(self._maps(X)), "mass")
         n_channels = self._row_shape[0]
         relevance = np.repeat(maps[:, None] / n_channels, n_channels, axis=1)
         return relevance.reshape(X.shape)
 
-    def _pooled(self, heat):
-        """Give what each entry of a map contributes to the score."""
-        flat = heat.reshape(len(heat), -1)
-        if self.pooling == "mean":
-            return heat / flat.shape[1]
-        k = self._n_pooled
-        top = np.argsort(-flat, axis=1, kind="stable")[:, :k]
-        counted = np.zeros_like(flat)
-        np.put_along_axis(counted, top, np.take_along_axis(flat, top, axis=1) / k, axis=1)
-        return counted.reshape(heat.shape)
+    @property
+    def sigma_(self):
+        """Standard deviation of the Gaussians in use, by axis, in pixels."""
+        field = self.receptive_field_
+        if self.sigma is not None:
+            return (float(self.sigma),) * 2
+        return tuple(map(default_sigma, field.size, field.jump))
 
     def _upsampled(self, maps, normalize):
         return self._upsampling(normalize)(torch.from_numpy(maps)).numpy()

@@ -2,17 +2,18 @@
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import nn
 
 __all__ = [
     "MAP_NETWORKS",
-    "ContrastNormalization",
     "Frozen",
     "auto_network",
-    "map_head",
+    "find_map_shape",
     "paper_network",
-    "trunk_layers",
+    "pointwise_layers",
+    "trunk_steps",
 ]
 
 _EPSILON = 1e-4  # of batch norm, in the paper's code
@@ -134,8 +135,8 @@ def map_head(kind, channels):
     return nn.Sequential(*_block(channels, 64, 1), nn.Conv2d(64, 1, 1))
 
 
-def trunk_layers(backbone, name, n_layers):
-    """Give the first layers of a backbone in a row.
+def trunk_steps(backbone, name, *, n_layers, freeze, head):
+    """Give the steps of a network on the first layers of a backbone.
 
     Parameters
     ----------
@@ -143,14 +144,42 @@ def trunk_layers(backbone, name, n_layers):
         Of `load_backbone`.
     name : str
     n_layers : int or None
-        How many; None is what the name stands for in `TRUNKS`, else three blocks.
+        How many layers; None is what the name stands for in `TRUNKS`, else three blocks.
+    freeze : bool, int or "auto"
+        How many of them are not trained; "auto" is what the paper froze, or all.
+    head : {"mlp", "linear"} or callable
+        As for `map_head`.
 
     Returns
     -------
-    layers : list of torch.nn.Module
-    n_frozen : int
-        How many of them the paper froze; all, where it says nothing.
+    steps : dict of str to torch.nn.Module
+        "scaling", "frozen", "trained", "head".
+
+    Raises
+    ------
+    ValueError
+        For more layers than there are.
     """
+    layers, n_frozen = _first_layers(backbone, name, n_layers)
+    if isinstance(freeze, bool | np.bool_):
+        n_frozen = len(layers) if freeze else 0
+    elif freeze != "auto":
+        n_frozen = freeze
+    if n_frozen > len(layers):
+        raise ValueError(f"freeze={freeze}, but {name} is cut to {len(layers)} layers.")
+    with torch.no_grad():
+        rows = torch.zeros((1, 3, 64, 64), dtype=torch.float32)
+        n_channels = nn.Sequential(*layers).eval()(rows).shape[1]
+    return {
+        "scaling": backbone.scaling,
+        "frozen": Frozen(*layers[:n_frozen]),
+        "trained": nn.Sequential(*layers[n_frozen:]).requires_grad_(True),
+        "head": map_head(head, n_channels),
+    }
+
+
+def _first_layers(backbone, name, n_layers):
+    """Give the layers, and how many of them the paper froze; all, where it says nothing."""
     named = dict(backbone.layers.named_children())
     named.pop("pool", None)
     features = named.pop("features", None)
@@ -165,6 +194,24 @@ def trunk_layers(backbone, name, n_layers):
         return layers[:taken], n_frozen
     pools = [i for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
     return layers[: pools[_WHOLE_BLOCKS - 1]], pools[_WHOLE_BLOCKS - 1]
+
+
+def find_map_shape(net, row_shape):
+    """Give (u, v), the size of a network's maps; raise unless they have one channel."""
+    rows = torch.zeros((2, *row_shape), dtype=torch.float32)
+    try:
+        with torch.no_grad():
+            shape = tuple(net.float().eval()(rows).shape)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"The network fails on rows of shape {row_shape}: {error}"
+        ) from error
+    if len(shape) != 4 or shape[:2] != (2, 1):
+        raise ValueError(
+            "The network must give maps of one channel, (n, 1, u, v); for 2 rows of shape "
+            f"{row_shape} it gives {shape}."
+        )
+    return shape[2:]
 
 
 class Frozen(nn.Sequential):
@@ -183,34 +230,3 @@ class Frozen(nn.Sequential):
         """Apply the layers, without a gradient."""
         with torch.no_grad():  # on a CPU twice as fast with the channels last
             return super().forward(x.contiguous(memory_format=torch.channels_last))
-
-
-class ContrastNormalization(nn.Module):
-    """Global contrast normalisation of each image, then one scale for all.
-
-    ``x - mean(x)``, over its mean absolute value, then ``(v - low) / (high - low)``: the
-    preprocessing of the FCDD paper's code. A constant image becomes that of v = 0.
-
-    Parameters
-    ----------
-    low, high : float
-        Extremes of v over the normal training images.
-    """
-
-    pointwise = True  # but for two numbers an image
-
-    def __init__(self, low, high):
-        super().__init__()
-        self.register_buffer("low", torch.as_tensor(low, dtype=torch.float32))
-        self.register_buffer("width", torch.as_tensor(high - low, dtype=torch.float32))
-
-    def forward(self, x):
-        """Normalise images (n, C, H, W)."""
-        return (self.contrast(x) - self.low) / self.width
-
-    @staticmethod
-    def contrast(x):
-        """Give v."""
-        v = x - x.mean(dim=(1, 2, 3), keepdim=True)
-        scale = v.abs().mean(dim=(1, 2, 3), keepdim=True)
-        return v / torch.where(scale > 0, scale, 1)

@@ -1,5 +1,6 @@
 """Outlier exposure: each normal row of a batch may give its place to an anomaly."""
 
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ __all__ = [
     "RowsOfOutliers",
     "Targets",
     "UniformEntries",
+    "masks_by_pixel",
 ]
 
 
@@ -21,6 +23,27 @@ class Targets(NamedTuple):
 
     label: torch.Tensor
     mask: torch.Tensor | None
+
+
+def masks_by_pixel(mask, n, row_shape):
+    """Give masks as bool (n, 1, H, W); those of channels are merged.
+
+    Raises
+    ------
+    ValueError
+        If they are not numbers, one for each pixel or each feature of n rows.
+    """
+    mask = np.asarray(mask)
+    channels, *size = row_shape
+    wanted = [(n, *size), (n, prod(size)), (n, 1, *size)]
+    wanted += [(n, channels, *size), (n, prod(row_shape))]
+    if mask.shape not in wanted:
+        raise ValueError(
+            f"mask must have shape {wanted[0]}, or that of X; got {mask.shape}."
+        )
+    if mask.dtype.kind not in "biuf" or (mask != mask).any():
+        raise ValueError(f"mask must hold numbers or bools, no NaN; got {mask.dtype}.")
+    return (mask != 0).reshape(n, -1, *size).any(axis=1, keepdims=True)
 
 
 class OutlierExposure:
