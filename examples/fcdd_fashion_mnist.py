@@ -4,24 +4,30 @@ Liznerski and others (ICLR 2021) trained FCDD on each of the ten classes, with C
 in grey for outlier exposure, and gave the ROC AUC by class (their Table 6) and heat maps
 (their Figure 4). This script does that again, beside their numbers.
 
-    python examples/fcdd_fashion_mnist.py --quick          # a minute or two: does it run?
+    python examples/fcdd_fashion_mnist.py --quick          # half a minute: does it run?
     python examples/fcdd_fashion_mnist.py --select         # what the settings come from
-    python examples/fcdd_fashion_mnist.py                  # full size, the small network
+    python examples/fcdd_fashion_mnist.py --seeds 2        # full size, the small network
     python examples/fcdd_fashion_mnist.py --network paper28 --epochs 400   # the paper's
 
 Full size is all 6,000 training images of a class and all 10,000 test images. As in the
 paper: the objective (eq. 2), contrast normalisation, crops of the image padded by 2 pixels,
-mirroring, batches of 128. Other than in the paper:
+mirroring, batches of 128, SGD with Nesterov momentum at a learning rate of 0.01. Other
+than in the paper:
 
 - the outliers are the 50,000 training images of CIFAR-10, grey, at 28 x 28, not CIFAR-100;
 - the network has a quarter of the paper's widths ("auto");
-- far fewer epochs than 400, and a learning rate that falls along a cosine to 0, not by 0.98
-  an epoch.
+- there are 30 epochs, not 400, and the learning rate falls along a cosine to 0, not by
+  0.98 an epoch;
+- two seeds, not five.
+
+Training took between 48 and 110 seconds a class, on one thread of a machine that had other
+work to do.
 
 The optimiser and the number of epochs were chosen without test images, by --select: it
 holds out the last 1,000 training images of a class as normal, takes 1,000 training images
 of the nine other classes as anomalies, trains on the 5,000 that are left, and averages
-the ROC AUC over the classes 1, 2, 3 and 7.
+the ROC AUC over the classes 1, 2, 3 and 7 (one seed). These anomalies are of the kind that
+is tested, which who has no anomalies cannot do.
 
 It needs `fashion_mnist.npz` and `cifar10_jpeg_bytes.npz` in the folder that SKAD_DATA
 names. The latter holds CIFAR-10 as JPEG files joined end to end, `jpeg_train`, and where
@@ -52,13 +58,14 @@ CLASSES = (
     *("T-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 )
-# ROC AUC of Table 6.
+# ROC AUC of Table 6, by class, and the means that it states.
 TABLE_6 = {
     "AE": (0.85, 0.91, 0.78, 0.88, 0.88, 0.45, 0.70, 0.96, 0.87, 0.96),
     "DSVDD": (0.98, 0.90, 0.91, 0.94, 0.89, 0.92, 0.83, 0.99, 0.92, 0.99),
     "GEO": (0.99, 0.98, 0.91, 0.90, 0.92, 0.93, 0.83, 0.99, 0.91, 0.99),
     "FCDD": (0.82, 0.98, 0.84, 0.92, 0.87, 0.90, 0.75, 0.99, 0.86, 0.94),
 }
+TABLE_6_MEAN = {"AE": 0.82, "DSVDD": 0.93, "GEO": 0.94, "FCDD": 0.89}
 OPTIMIZERS = {
     "adam": {"lr": 1e-3},
     "sgd": {
@@ -243,9 +250,9 @@ def detection_table(runs):
     labels = sorted(runs.label.unique())
     columns = {f"paper: {k}": [v[label] for label in labels] for k, v in TABLE_6.items()}
     table = pd.DataFrame(columns, index=[CLASSES[label] for label in labels])
-    table["ours: FCDD"] = by_class.mean().to_numpy()
-    table.loc["mean"] = table.mean()
+    table.loc["mean"] = table.mean() if len(labels) < 10 else [*TABLE_6_MEAN.values()]
     table = table.map("{:.2f}".format)
+    table["ours: FCDD"] = [f"{auc:.3f}" for auc in (*by_class.mean(), runs.auc.mean())]
     if runs.seed.nunique() > 1:
         spread = [*by_class.std(), runs.groupby("seed").auc.mean().std()]
         table["ours: sd"] = [f"{s:.3f}" for s in spread]

@@ -50,13 +50,12 @@ from skad.metrics import (
 from skad.neural import Augmentation
 
 START = time.perf_counter()
-SQUARES = Confetti(aspect=(1.0, 1.0), blur=1 / 48, angle=45)  # the paper's
 BLUR = 6  # pixels, for the maps of pixels and gradients
 BANK = 5000  # features that the neighbours are looked for in
 REPEATS = 500  # of the bootstrap
 CHOICES = {
     "default": {},
-    "squares, blurred (the paper's)": {"outliers": SQUARES},
+    "squares, blurred (the paper's)": {"outliers": Confetti.paper()},
     "squares": {"outliers": Confetti(aspect=(1.0, 1.0))},
     "small": {"outliers": Confetti(side=(1 / 30, 0.12))},
     "linear head": {"head": "linear"},
@@ -176,7 +175,7 @@ def unsupervised(args, data):
     runs["FCDD, 2 passes", 0] = partial(run_fcdd, fcdd(args, 0, **early), data)
     covered = fcdd(args, 0, outliers=without_masks, objective="pixel", **early)
     runs["FCDD, all-one masks, 2 passes", 0] = partial(run_fcdd, covered, data)
-    squares = fcdd(args, 0, outliers=SQUARES)
+    squares = fcdd(args, 0, outliers=Confetti.paper())
     runs["FCDD, the paper's confetti", 0] = partial(run_fcdd, squares, data)
     by_image = fcdd(args, 0, objective="image")
     runs["FCDD, objective by image", 0] = partial(run_fcdd, by_image, data)

@@ -226,14 +226,15 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _validate(self, X, with_shape=False):
         check_is_fitted(self)
         X, shape = as_rows(X)
+        fitted = self.image_shape_
+        if shape is not None and fitted is not None and not same_image(shape, fitted):
+            raise ValueError(
+                f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
+                f"on images of shape {fitted}."
+            )
         X = validate_data(self, X, dtype=self._dtype, order="C", reset=False)
         if shape is None:
             shape = X.shape[1:]
-        elif self.image_shape_ is not None and not same_image(shape, self.image_shape_):
-            raise ValueError(
-                f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
-                f"on images of shape {self.image_shape_}."
-            )
         return (X, shape) if with_shape else X
 
     @property

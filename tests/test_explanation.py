@@ -27,6 +27,7 @@ from sklearn.preprocessing import (
 
 from skad import KDE, InlierTraining, PyODDetector, explain
 from skad.explanation import occlude, patch_groups, pull_back
+from skad.images import GlobalContrastNormalizer
 
 
 @pytest.fixture
@@ -101,7 +102,10 @@ def test_dropped_and_rare_levels():
     assert_allclose(pull_back(encoder, X, relevance)[:, 0], relevance.sum(axis=1))
 
 
-@pytest.mark.parametrize("step", [PCA(2), Normalizer(), FunctionTransformer(np.log1p)])
+@pytest.mark.parametrize(
+    "step",
+    [PCA(2), Normalizer(), GlobalContrastNormalizer(), FunctionTransformer(np.log1p)],
+)
 def test_mixing_transformers_are_refused_with_advice(X, step):
     model = make_pipeline(step, KDE()).fit(abs(X))
     with pytest.raises(TypeError, match=r"space='model'.*references=.*pull_back\.register"):

@@ -21,9 +21,9 @@ class Confetti:
 
     The noise of the FCDD paper (section 4.2), with lengths as shares of the shorter side:
     every image gets some blobs of random colour and some black ones. Where darkening hardly
-    changes the image, on a black ground, they brighten it. The paper's are squares; with
-    ``aspect=(1, 1), blur=1 / 48, angle=45`` these are as its code draws them on images of
-    240 pixels, but for the distribution of their sizes.
+    changes the image, on a black ground, they brighten it. The paper's are squares:
+    :meth:`paper` gives them as its code draws them on images of 240 pixels, but for the
+    distribution of their sizes.
 
     A blob is the indicator of a rectangle of sides ``s sqrt(a)`` and ``s / sqrt(a)``,
     turned by an angle and blurred by a Gaussian of standard deviation b. In the rectangle's
@@ -71,6 +71,22 @@ class Confetti:
     strength: tuple = (0.0, 1.0)
     angle: float = 90.0
     threshold: float = 0.1
+
+    @classmethod
+    def paper(cls, **parameters):
+        """Give the FCDD paper's: squares, turned by up to 45 degrees, twice as blurred.
+
+        Parameters
+        ----------
+        **parameters : dict
+            Changes of these.
+
+        Returns
+        -------
+        confetti : Confetti
+        """
+        squares = {"aspect": (1.0, 1.0), "blur": 1 / 48, "angle": 45.0}
+        return cls(**(squares | parameters))
 
     def draw(self, images, generator=None):
         """Draw confetti on each of a batch of images.
