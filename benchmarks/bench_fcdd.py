@@ -10,6 +10,7 @@ Markdown goes to stdout, progress to stderr. What is compared, and how: README.m
 import _common  # first: it sets one thread before numpy and torch load
 
 # isort: split
+import ctypes
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ from skad.neural._outliers import Targets
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
 from skad.relevance._upsampling import GaussianUpsampling
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc
 LR = 1e-3
 EPOCHS = 2  # timed in each fit, after one that is not
 SLICE = 256  # rows that the raw network scores at once
@@ -632,7 +634,15 @@ SECTIONS = {
 PACKAGES = ("skad", "numpy", "scikit-learn", "torch", "skorch")
 
 
+def keep_memory():
+    """Have glibc keep what is freed, for all: else each step may ask for its pages anew."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(parameter, 2**31 - 1)
+
+
 def main():
+    keep_memory()
     arguments = _common.make_parser(__doc__, SECTIONS).parse_args()
     # A few epochs on noise: there is nothing to converge to.
     warnings.simplefilter("ignore", ConvergenceWarning)
