@@ -3,16 +3,15 @@
 from numbers import Integral, Real
 
 from skad._sklearn import Interval, StrOptions
+from skad.neural._centre import DistanceToCentre
 from skad.neural._detector import NeuralDetector
 from skad.neural._losses import SADLoss
-from skad.neural._network_relevance import NetworkRelevance
-from skad.neural._one_class_networks import CentredNet, make_network, n_outputs_of
 from skad.neural._outlier_training import OutlierTraining
 
 __all__ = ["DeepSAD"]
 
 
-class DeepSAD(NetworkRelevance, OutlierTraining, NeuralDetector):
+class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
     r"""Train a network to map normal rows near a centre, and anomalies far from it.
 
     The outlier score is the squared distance to the centre :math:`c`, and relevance is
@@ -147,7 +146,7 @@ class DeepSAD(NetworkRelevance, OutlierTraining, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **NetworkRelevance._parameter_constraints,
+        **DistanceToCentre._parameter_constraints,
         **OutlierTraining._parameter_constraints,
         "network": [StrOptions({"auto"}), callable],
         "n_outputs": [Interval(Integral, 1, None, closed="left")],
@@ -209,34 +208,9 @@ class DeepSAD(NetworkRelevance, OutlierTraining, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    @property
-    def center_(self):
-        """The centre c, ndarray of shape (n_outputs,)."""
-        return self.net_.module_.centre.cpu().numpy()
-
-    def _make_module(self):
-        net = make_network(self.network, self._row_shape, self.n_outputs, bias=False)
-        return CentredNet(net, n_outputs_of(net, self._row_shape))
-
     def _make_criterion(self):
         return SADLoss(self.eta)
-
-    def _before_training(self, net, rows):
-        net.module_.set_centre(rows)
 
     def _harmless_loss(self, net):
         # What a network costs that gives 0 for all rows.
         return net.module_.centre.square().sum().item()
-
-    @property
-    def _feature_net(self):
-        return self.net_.module_.net
-
-    def _deviation(self, features):
-        return features - self.net_.module_.centre
-
-    def _score_of(self, features):
-        return self._deviation(features).square().sum(dim=1)
-
-    def _top(self, features):
-        return (features * self._deviation(features).detach()).sum(dim=1)

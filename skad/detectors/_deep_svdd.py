@@ -7,10 +7,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skad._sklearn import Interval, StrOptions
+from skad.neural._centre import DistanceToCentre
 from skad.neural._detector import NeuralDetector
 from skad.neural._losses import SVDDLoss
-from skad.neural._network_relevance import NetworkRelevance
-from skad.neural._one_class_networks import CentredNet, make_network, n_outputs_of
 from skad.neural._scaling import ScaledRows
 
 __all__ = ["DeepSVDD"]
@@ -20,7 +19,7 @@ _COLLAPSED = 1e-3
 _WARM_UP = 0.1  # share of the steps before the soft boundary moves
 
 
-class DeepSVDD(NetworkRelevance, ScaledRows, NeuralDetector):
+class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
     r"""Train a network to map the rows near a centre; what it maps elsewhere is abnormal.
 
     The centre :math:`c` is the mean output :math:`\phi(x)` of the untrained network. The
@@ -160,7 +159,7 @@ class DeepSVDD(NetworkRelevance, ScaledRows, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **NetworkRelevance._parameter_constraints,
+        **DistanceToCentre._parameter_constraints,
         "network": [StrOptions({"auto"}), callable],
         "n_outputs": [Interval(Integral, 1, None, closed="left")],
         "objective": [StrOptions({"one-class", "soft-boundary"})],
@@ -217,11 +216,6 @@ class DeepSVDD(NetworkRelevance, ScaledRows, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    @property
-    def center_(self):
-        """The centre c, ndarray of shape (n_outputs,)."""
-        return self.net_.module_.centre.cpu().numpy()
-
     def _train(self, X, y, *, go_on, epochs):
         self.squared_radius_ = 0.0
         super()._train(X, y, go_on=go_on, epochs=epochs)
@@ -237,15 +231,11 @@ class DeepSVDD(NetworkRelevance, ScaledRows, NeuralDetector):
         if self.objective == "soft-boundary":
             self.squared_radius_ = float(np.quantile(scores, 1 - self.nu))
 
-    def _make_module(self):
-        net = make_network(self.network, self._row_shape, self.n_outputs, bias=False)
-        return CentredNet(net, n_outputs_of(net, self._row_shape))
-
     def _make_criterion(self):
         return SVDDLoss(self.nu if self.objective == "soft-boundary" else None)
 
     def _before_training(self, net, rows):
-        net.module_.set_centre(rows)
+        super()._before_training(net, rows)
         steps = self.max_epochs * len(rows) // self._rows_a_step(len(rows))
         net.criterion_.warm_up = int(_WARM_UP * steps)
 
@@ -253,15 +243,5 @@ class DeepSVDD(NetworkRelevance, ScaledRows, NeuralDetector):
         # What a network costs that gives 0 for all rows.
         return net.criterion_(-net.module_.centre[None], None, None).item()
 
-    @property
-    def _feature_net(self):
-        return self.net_.module_.net
-
-    def _deviation(self, features):
-        return features - self.net_.module_.centre
-
     def _score_of(self, features):
-        return self._deviation(features).square().sum(dim=1) - self.squared_radius_
-
-    def _top(self, features):
-        return (features * self._deviation(features).detach()).sum(dim=1)
+        return super()._score_of(features) - self.squared_radius_

@@ -6,18 +6,15 @@ from math import ceil, log2, prod
 import torch
 from torch import nn
 
-from skad.neural._blocks import parts
 from skad.neural._features import make_module
 from skad.neural._scaling import FeatureNet, Scaling
 
-__all__ = ["CentredNet", "make_network", "n_outputs_of"]
+__all__ = ["make_network", "n_outputs_of"]
 
 _SMALLEST_MAP = 7  # pixels a side that pooling goes down to, as LeNet's on MNIST
 _CHANNELS = (16, 32, 64, 64)  # of the first, second, ... convolution; the last repeats
 _HIDDEN = (128, 64)  # of a table's network
 _CORNER = 3.0  # standard deviations of a column below its mean, where 0 is
-# Components of the centre are at least so much of their root mean square, away from 0.
-_LEAST_SHARE = 0.1
 
 
 def make_network(network, row_shape, n_outputs, *, bias):
@@ -74,50 +71,3 @@ def _layers(row_shape, n_outputs, bias):
         channels, size = width, [ceil(side / 2) for side in size]
     yield nn.Flatten()
     yield nn.Linear(channels * prod(size), n_outputs, bias=bias)
-
-
-class CentredNet(nn.Module):
-    """A network less a centre, which is set once and never trained.
-
-    Parameters
-    ----------
-    net : FeatureNet
-    n_outputs : int
-    """
-
-    def __init__(self, net, n_outputs):
-        super().__init__()
-        self.net = net
-        self.register_buffer("centre", torch.zeros(n_outputs))
-
-    def forward(self, x):
-        """Give the deviations from the centre, (n, n_outputs)."""
-        return self.net(x) - self.centre
-
-    def set_centre(self, rows):
-        """Set the centre to the mean output of the rows, each component away from 0.
-
-        Components near 0, which weights of 0 reach, are pushed out to a tenth of the root
-        mean square of the components.
-
-        Raises
-        ------
-        ValueError
-            If all outputs are 0, so that training can't but keep them there.
-        """
-        total, device = 0, self.centre.device
-        self.eval()
-        with torch.no_grad():
-            for part in parts(rows.flatten(1)):
-                total = total + self.net(rows[part].to(device)).double().sum(dim=0)
-        mean = total / len(rows)
-        scale = mean.square().mean().sqrt()
-        if not (torch.isfinite(scale) and scale > 0):
-            raise ValueError(
-                "The centre, the mean output of the untrained network, is "
-                f"{'0' if scale == 0 else 'not finite'}: no row could be told from any "
-                "other by its distance to it. Choose another network, or scale the rows."
-            )
-        least = _LEAST_SHARE * scale
-        signs = torch.where(mean < 0, -1.0, 1.0).to(mean)
-        self.centre.copy_(torch.where(mean.abs() < least, signs * least, mean))
