@@ -421,6 +421,7 @@ def test_nothing_to_learn_from():
         (np.zeros((5, 63)), "outliers have 63 features, X has 64"),
         (np.full((5, 64), np.nan), "outliers contains NaN"),
         (np.zeros((0, 64)), "0 sample"),
+        (np.full((5, 64), 255.0), "255 to 255, X from .* in the same units"),
         ("snow", "'outliers' parameter"),
     ],
 )

@@ -21,6 +21,7 @@ from skad.neural._scaling import ScaledRows
 __all__ = ["OutlierTraining"]
 
 _LOG = logging.getLogger("skad")
+_UNLIKE = 50  # times the values of X that no image of the same units has
 _SYNTHETIC = {"confetti", "uniform"}
 
 
@@ -128,8 +129,20 @@ class OutlierTraining(ScaledRows):
             source = CalledOutliers(outliers, self._prepare, self._unprepare)
             _, mask = source(self._prepare(X[:2]))
             return (source, mask is not None), "callable"
-        rows = self._tensor(self._check_outliers(outliers), device)
+        outliers = self._check_outliers(outliers)
+        rows = self._tensor(outliers, device)
+        if self.image_shape_ is not None:
+            self._check_units(rows, outliers, X)
         return (RowsOfOutliers(rows), False), "array"
+
+    def _check_units(self, rows, outliers, X):
+        """Raise for images whose values are far more, or far less, than those of X."""
+        greatest = rows.abs().max().item()
+        if not 1 / _UNLIKE < greatest < _UNLIKE:
+            ends = [f"{a.min():.4g} to {a.max():.4g}" for a in (outliers, X)]
+            raise ValueError(
+                f"outliers go from {ends[0]}, X from {ends[1]}: give both in the same units."
+            )
 
     def _check_images_for(self, outliers):
         if self.image_shape_ is None:
