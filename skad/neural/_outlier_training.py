@@ -141,7 +141,8 @@ class OutlierTraining(ScaledRows):
         if not 1 / _UNLIKE < greatest < _UNLIKE:
             ends = [f"{a.min():.4g} to {a.max():.4g}" for a in (outliers, X)]
             raise ValueError(
-                f"outliers go from {ends[0]}, X from {ends[1]}: give both in the same units."
+                f"outliers go from {ends[0]}, X from {ends[1]}: give both in the same "
+                "units."
             )
 
     def _check_images_for(self, outliers):
