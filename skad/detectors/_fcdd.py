@@ -419,10 +419,9 @@ class FCDD(OutlierTraining, NeuralDetector):
         shape = super()._row_shape
         return (1, 1, *shape) if len(shape) == 1 else shape
 
-    def _prepare_fit(self, X, y):
-        super()._prepare_fit(X, y)
-        normal = y != -1
-        self._constants = self._find_constants(X if normal.all() else X[normal])
+    def _learn_units(self, X):
+        super()._learn_units(X)
+        self._constants = self._find_constants(X)
 
     def _find_constants(self, X):
         """Learn what the network's first step is scaled by."""

@@ -54,15 +54,10 @@ class OutlierTraining(ScaledRows):
             )
         super()._train(X, self._labels, go_on=go_on, epochs=epochs)
 
-    def _prepare_fit(self, X, y):
-        normal = y != -1
-        super()._prepare_fit(X[normal] if not normal.all() else X, y)
-
     def _training_set(self, X, y, device):
-        normal = y != -1
-        self._anomalies = X[~normal], self._masks_of(~normal)
-        if not normal.all():
-            X, y = X[normal], y[normal]
+        anomalous = y == -1
+        self._anomalies = X[anomalous], self._masks_of(anomalous)
+        X, y = self._normal_part(X, y), y[~anomalous]
         sources = self._find_sources(X, device)
         self._choose_objective(sources)
         change = OutlierExposure(

@@ -6,8 +6,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from skad.neural._blocks import as_tensor
-
 __all__ = [
     "CalledOutliers",
     "OutlierExposure",
@@ -181,7 +179,7 @@ class CalledOutliers:
                 f"as many as it got; it gave {given}."
             )
         if mask is not None:
-            mask = self._mask(np.asarray(mask), X)
+            mask = self._mask(mask, X)
         return self.prepare(made).to(X.device), mask
 
     def _pair(self, made):
@@ -195,11 +193,12 @@ class CalledOutliers:
         return made
 
     def _mask(self, mask, X):
-        n, n_pixels = len(X), X[0, 0].numel()
-        if mask.shape[:1] != (n,) or mask.size not in (n * n_pixels, X.numel()):
+        row_shape = X.shape[1:] if X.ndim == 4 else (1, 1, X.shape[1])
+        try:
+            by_pixel = masks_by_pixel(mask, len(X), row_shape)
+        except ValueError as error:
             raise ValueError(
-                f"outliers={self.function!r} gave masks of shape {mask.shape} for rows of "
-                f"shape {tuple(X.shape)}."
-            )
-        mask = as_tensor(np.ascontiguousarray(mask != 0)).to(X.device)
-        return mask.reshape(n, -1, *X.shape[2:]).any(dim=1, keepdim=True)
+                f"outliers={self.function!r} gave masks of shape {np.shape(mask)} for rows "
+                f"of shape {tuple(X.shape)}: {error}"
+            ) from error
+        return torch.from_numpy(by_pixel).to(X.device)

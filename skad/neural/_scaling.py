@@ -314,6 +314,10 @@ class ScaledRows:
 
     def _prepare_fit(self, X, y):
         super()._prepare_fit(X, y)
+        self._learn_units(self._normal_part(X, y))
+
+    def _learn_units(self, X):
+        """Learn from the normal rows what rows are scaled by."""
         if self.image_shape_ is None:
             mean, variance = moments(X)
             self._shift, scale = mean, np.sqrt(variance)
