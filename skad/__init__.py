@@ -15,6 +15,7 @@ _HOME = {
     "DeepSAD": "detectors",
     "DeepSVDD": "detectors",
     "FCDD": "detectors",
+    "GEO": "detectors",
     "HSC": "detectors",
     "PyODDetector": "detectors",
     "InlierTraining": "model_selection",

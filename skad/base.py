@@ -347,21 +347,23 @@ def read_labels(y, n):
     return np.where(known, y, 0).astype(np.int8)
 
 
-def calibration_rows(n):
+def calibration_rows(n, most=_MAX_CALIBRATION_ROWS):
     """Choose the rows whose out-of-sample scores set a threshold or a scale."""
-    if n <= _MAX_CALIBRATION_ROWS:
+    if n <= most:
         return np.arange(n)
-    rows = np.random.default_rng(0).choice(n, _MAX_CALIBRATION_ROWS, replace=False)
+    rows = np.random.default_rng(0).choice(n, most, replace=False)
     return np.sort(rows)
 
 
-def cross_fitted_scores(detector, X, rows, fit=None):
+def cross_fitted_scores(detector, X, rows, fit=None, score=None):
     """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X.
 
     ``fit(copy, X, train)`` is how a copy is fitted on ``X[train]``, where that takes more
-    than rows.
+    than rows; ``score(copy, X, train, test)`` how it scores ``X[test]``, where its scores
+    have units of their own.
     """
     fit = fit or (lambda copy, X, train: copy.fit(X[train], None))
+    score = score or (lambda copy, X, train, test: -normality(copy, X[test]))
     if len(X) < 3:
         raise ValueError(
             "Scores out of sample, for a threshold by false_alarm_rate or the scale of a "
@@ -372,5 +374,5 @@ def cross_fitted_scores(detector, X, rows, fit=None):
     for train, test in folds.split(X):
         test = np.intersect1d(test, rows, assume_unique=True)
         if len(test):
-            scores[test] = -normality(fit(clone(detector), X, train), X[test])
+            scores[test] = score(fit(clone(detector), X, train), X, train, test)
     return scores[rows]

@@ -29,6 +29,7 @@ from torch import nn
 
 from skad import (
     FCDD,
+    GEO,
     HSC,
     KDE,
     AutoEncoder,
@@ -82,6 +83,10 @@ DETECTORS = [
     HSC(max_epochs=5, loss="focal", false_alarm_rate=0.1),
     FCDD(max_epochs=10),
     FCDD(max_epochs=10, objective="image", pooling="max"),
+    GEO(max_epochs=5),
+    GEO(max_epochs=5, held_out=0.2, false_alarm_rate=0.1),
+    GEO(max_epochs=5, explanation="expected_gradients"),
+    GEO(max_epochs=5, heads="separate", outliers="uniform", solver="fixed_point"),
     InlierTraining(KDE()),
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),

@@ -10,12 +10,14 @@ _HOME = {
     "DeepSAD": "_deep_sad",
     "DeepSVDD": "_deep_svdd",
     "FCDD": "_fcdd",
+    "GEO": "_geo",
     "HSC": "_hsc",
     "PyODDetector": "_pyod",
 }
 
 __all__ = [
     "FCDD",
+    "GEO",
     "HSC",
     "KDE",
     "AutoEncoder",

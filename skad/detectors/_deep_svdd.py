@@ -216,7 +216,7 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _train(self, X, y, *, go_on, epochs):
+    def _train(self, X, y, *, go_on, epochs=None):
         self.squared_radius_ = 0.0
         super()._train(X, y, go_on=go_on, epochs=epochs)
         scores = self._outlier_score(X)

@@ -1,4 +1,4 @@
-"""Images in, images (and masks) out; loaded on first use, since confetti bring torch."""
+"""Images in, images (and masks) out; loaded on first use, since some bring torch."""
 
 from importlib import import_module
 
@@ -7,9 +7,12 @@ _HOME = {
     "MNIST_C": "_corrupt",
     "Confetti": "_confetti",
     "GlobalContrastNormalizer": "_contrast",
+    "View": "_views",
+    "Views": "_views",
     "add_noise": "_noise",
     "confetti": "_confetti",
     "corrupt": "_corrupt",
+    "geometric_views": "_views",
 }
 
 __all__ = [
@@ -17,9 +20,12 @@ __all__ = [
     "MNIST_C",
     "Confetti",
     "GlobalContrastNormalizer",
+    "View",
+    "Views",
     "add_noise",
     "confetti",
     "corrupt",
+    "geometric_views",
 ]
 
 

@@ -194,7 +194,8 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             that do not have the shape `image_shape`, or a training that diverges. A
             failed fit leaves the detector as it was before.
         """
-        task = fit_task(self, X, y, self.max_epochs)
+        known = isinstance(self.max_epochs, Integral)
+        task = fit_task(self, X, y, self.max_epochs if known else None)
         super().fit(X, y)
         if task is not None:
             task.call_on_fit_task_end(estimator=self, X=X, y=y)
@@ -305,6 +306,11 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
     def _before_training(self, net, rows):
         """Set what depends on the untrained network."""
 
+    @property
+    def _epochs_of_a_fit(self):
+        """The passes over the rows, once the rows are known."""
+        return self.max_epochs
+
     def _harmless_loss(self, net):
         """Give a loss that is no divergence, however small that of the start is."""
         return 0.0
@@ -330,7 +336,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
 
     def _fit(self, X, y):
         go_on = self.warm_start and hasattr(self, "net_")
-        self._train(X, y, go_on=go_on, epochs=self.max_epochs)
+        self._train(X, y, go_on=go_on)
 
     def _outlier_score(self, X):
         scores = self._in_blocks(self._score_block, X)
@@ -359,7 +365,11 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
 
     def _out_of_sample_score(self, X, rows):
         copy = self._copy_to_cross_fit()
-        return cross_fitted_scores(copy, X, rows, fit=self._fit_copy)
+        score = self._score_by_copy
+        return cross_fitted_scores(copy, X, rows, fit=self._fit_copy, score=score)
+
+    def _score_by_copy(self, copy, X, train, test):
+        return -copy.score_samples(X[test])
 
     def _fit_copy(self, copy, X, train):
         return copy.fit(X[train], None)
@@ -371,7 +381,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         vars(copy).pop("_skl_callbacks", None)  # scikit-learn's: they watch one fit
         return copy
 
-    def _train(self, X, y, *, go_on, epochs):
+    def _train(self, X, y, *, go_on, epochs=None):
         seed, device = draw_seed(self.random_state), choose_device(self.device)
         if go_on:
             self._check_same_rows()
@@ -386,7 +396,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             else:
                 self._before_training(net, rows)
             with net.changing_batches(change):
-                self._run(net, rows, y, epochs, seed, go_on)
+                self._run(net, rows, y, epochs or self._epochs_of_a_fit, seed, go_on)
         net.module_.eval()
         self.net_ = net
 
@@ -402,7 +412,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         callbacks = self._copied_callbacks()
         if self.early_stopping:
             callbacks.append(EarlyStopping(patience=self.patience, load_best=True))
-        params = dict(self.net_params or {})
+        params = self._params_of_net
         if taken := _OWN.intersection(params):
             raise ValueError(
                 f"net_params sets {sorted(taken)}, which {type(self).__name__} sets by "
@@ -424,6 +434,11 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             verbose=int(self.verbose > 1),
             **params,
         )
+
+    @property
+    def _params_of_net(self):
+        """Further parameters of the skorch net, by name."""
+        return dict(self.net_params or {})
 
     def _copied_callbacks(self):
         for callback in self.callbacks or []:

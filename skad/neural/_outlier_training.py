@@ -45,7 +45,7 @@ class OutlierTraining(ScaledRows):
     _needs_anomalies = True
     _with_masks = False
 
-    def _train(self, X, y, *, go_on, epochs):
+    def _train(self, X, y, *, go_on, epochs=None):
         self._labels = read_labels(y, len(X))
         n_normal = (self._labels != -1).sum()
         if n_normal < 2:

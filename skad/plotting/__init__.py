@@ -1,6 +1,7 @@
-"""Displays in the manner of scikit-learn: heat maps, bars, and the Clever Hans plane."""
+"""Displays in the manner of scikit-learn: heat maps, bars, views, and the Clever Hans plane."""
 
 from skad.plotting._clever_hans import CleverHansDisplay
 from skad.plotting._explanation import ExplanationDisplay
+from skad.plotting._views import ViewsDisplay
 
-__all__ = ["CleverHansDisplay", "ExplanationDisplay"]
+__all__ = ["CleverHansDisplay", "ExplanationDisplay", "ViewsDisplay"]

@@ -1,0 +1,101 @@
+"""What a classifier of views says of normal images: GEO's Dirichlet distributions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from skad.detectors._dirichlet import fit_dirichlet
+
+__all__ = ["ViewCalibration"]
+
+FACTORS = ("mirrored", "up", "left", "turns")
+
+
+@dataclass
+class ViewCalibration:
+    """Means over normal images, by view; nothing is kept by image.
+
+    Parameters
+    ----------
+    heads : ViewHeads
+    views : list of View
+    """
+
+    heads: object
+    views: list
+
+    def __post_init__(self):
+        self._n = 0
+        self._sums = self._maps = 0.0
+
+    def add(self, logits, maps):
+        """Take in images.
+
+        Parameters
+        ----------
+        logits : tensor of shape (n, n_views, k)
+        maps : float64 tensor of shape (n, n_views, ...)
+        """
+        log_y = self.heads.log_softmax(logits)
+        predicted = self.heads.predicted(logits)
+        self._sums = self._sums + torch.stack([log_y, log_y.exp(), predicted]).sum(1)
+        self._maps = self._maps + maps.sum(0)
+        self._n += len(logits)
+
+    @property
+    def mean_maps(self):
+        """Mean maps of each view: ndarray (n_views, ...), float32."""
+        return (self._maps / self._n).float().numpy()
+
+    def dirichlet(self, solver):
+        """Fit a Dirichlet distribution to each view, and each head.
+
+        Where there is none, since the images don't differ, the score is that of "log":
+        ``alpha = 1 + e_i`` for the right class i.
+
+        Returns
+        -------
+        alpha : ndarray of shape (n_views, n_logits), float64
+        n_failed : int
+            Views of which there is none.
+        """
+        log_y, y, _ = (self._sums / self._n).unbind()
+        alpha, failed = 1.0 + self.heads.right(), set()
+        by_head = zip(*map(self.heads.split, (log_y, y, alpha)), strict=True)
+        for means_log, means, out in by_head:
+            for view in range(len(self.views)):
+                found = fit_dirichlet(means_log[view], means[view], solver=solver)
+                if found is None:
+                    failed.add(view)
+                else:
+                    out[view] = torch.from_numpy(found)
+        return alpha.numpy(), len(failed)
+
+    def accuracy(self):
+        """Give the share of views that are told right, by what they differ in.
+
+        Returns
+        -------
+        accuracy : dict of str to float
+            Of "mirrored", "up", "left" and "turns", where views differ in it and a head
+            tells it; and of "view", where one head tells all.
+        chance : dict of str to float
+            What guessing gives.
+        """
+        shares, marks = self._sums[2] / self._n, self.heads.right()
+        if self.heads.names == ["view"]:
+            factors = {n: np.array([getattr(v, n) for v in self.views]) for n in FACTORS}
+            marks = {n: f[:, None] == f for n, f in factors.items() if len(set(f)) > 1}
+            marks["view"] = np.eye(len(self.views))
+            shares = dict.fromkeys(marks, shares)
+        else:
+            names = self.heads.names
+            shares, marks = (
+                dict(zip(names, self.heads.split(v), strict=True)) for v in (shares, marks)
+            )
+        marks = {name: np.asarray(mark, dtype=np.float64) for name, mark in marks.items()}
+        accuracy = {
+            n: float((shares[n].numpy() * m).sum(1).mean()) for n, m in marks.items()
+        }
+        return accuracy, {name: float(mark.mean()) for name, mark in marks.items()}
