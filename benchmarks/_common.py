@@ -20,7 +20,10 @@ os.environ.update(
 )
 
 import argparse
+import ctypes
+import json
 import platform
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -37,6 +40,7 @@ torch.set_num_threads(1)
 START = time.perf_counter()
 FAST = 5  # contenders that take well under a second are repeated this many times more
 TIMES = ["min", "median"]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc
 
 
 @dataclass
@@ -114,6 +118,48 @@ def once(run):
     start = time.perf_counter()
     result = run()
     return result, time.perf_counter() - start
+
+
+# --- memory ----------------------------------------------------------------------------
+
+
+def in_fresh_process(script, task):
+    """Run ``script --memory-worker`` on a task, and read what it prints."""
+    command = [sys.executable, script, "--memory-worker", json.dumps(task)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def forget_peak():
+    """Make the present size the peak, where the system can; else peaks only grow."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak():
+    """Peak resident size of this process in MB, and where it was read.
+
+    `ru_maxrss` outlives exec on Linux, so that a child starts with its parent's: there
+    VmHWM is read, the same mark of this program alone.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024 / 1e6, "VmHWM"
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage * unit / 1e6, "ru_maxrss"
+
+
+def keep_memory():
+    """Have glibc keep what is freed, for all: else each step may ask for its pages anew."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(parameter, 2**31 - 1)
 
 
 # --- printing --------------------------------------------------------------------------

@@ -10,7 +10,6 @@ Markdown goes to stdout, progress to stderr. What is compared, and how: README.m
 import _common  # first: it sets one thread before numpy and torch load
 
 # isort: split
-import ctypes
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +24,7 @@ from _common import (
     columns,
     in_turns,
     interleaved,
+    keep_memory,
     number,
     once,
     progress,
@@ -44,7 +44,6 @@ from skad.neural._outliers import Targets
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
 from skad.relevance._upsampling import GaussianUpsampling
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc
 LR = 1e-3
 EPOCHS = 2  # timed in each fit, after one that is not
 SLICE = 256  # rows that the raw network scores at once
@@ -632,13 +631,6 @@ SECTIONS = {
     "gpu": gpu_section,
 }
 PACKAGES = ("skad", "numpy", "scikit-learn", "torch", "skorch")
-
-
-def keep_memory():
-    """Have glibc keep what is freed, for all: else each step may ask for its pages anew."""
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            mallopt(parameter, 2**31 - 1)
 
 
 def main():

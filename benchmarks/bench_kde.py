@@ -13,11 +13,8 @@ import _common  # first: it sets one thread before numpy and torch load
 import argparse
 import json
 import pickle
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,9 +24,12 @@ from _common import (
     Bound,
     Timing,
     columns,
+    forget_peak,
+    in_fresh_process,
     interleaved,
     number,
     once,
+    peak,
     progress,
     ratio,
     ratios,
@@ -470,7 +470,8 @@ def memory_section(sizes, repeats):
     for name, n in runs:
         progress(f"memory: {name}, {n:,} templates")
         result = in_fresh_process(
-            {"model": name, "n": n, "queries": sizes.memory_queries, "d": d}
+            __file__,
+            {"model": name, "n": n, "queries": sizes.memory_queries, "d": d},
         )
         stages = result["stages"]
         extra[name, n] = max(mb for mb, _ in stages.values())
@@ -498,12 +499,6 @@ def memory_section(sizes, repeats):
             rows,
         )
     ]
-
-
-def in_fresh_process(task):
-    command = [sys.executable, __file__, "--memory-worker", json.dumps(task)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
 
 
 def memory_worker(task):
@@ -534,31 +529,6 @@ def memory_stages(model, bandwidth, X, Q):
     yield "score_samples", partial(detector.score_samples, Q)
     if hasattr(detector, "explain"):
         yield "explain", partial(detector.explain, Q)
-
-
-def forget_peak():
-    """Make the present size the peak, where the system can; else peaks only grow."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
-
-
-def peak():
-    """Peak resident size of this process in MB, and where it was read.
-
-    `ru_maxrss` outlives exec on Linux, so that a child starts with its parent's: there
-    VmHWM is read, the same mark of this program alone.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(lines["VmHWM"].split()[0]) * 1024 / 1e6, "VmHWM"
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return usage * unit / 1e6, "ru_maxrss"
 
 
 # --- command line ----------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """GEO on Fashion-MNIST, one class against the others: Table 1 of the paper.
 
-    python examples/geo_fashion_mnist.py --tables docs/tables --picture docs/images/geo_fashion_mnist.png
+    python examples/geo_fashion_mnist.py --tables docs/tables
     python examples/geo_fashion_mnist.py --quick
 
 Beside GEO, the two baselines of the paper without hindsight: a one-class SVM on pixels, and
@@ -84,9 +84,7 @@ def parse_arguments():
 
 
 def geo(args, seed):
-    return GEO(
-        network=args.network, max_epochs=args.epochs or "paper", random_state=seed
-    )
+    return GEO(network=args.network, max_epochs=args.epochs or "paper", random_state=seed)
 
 
 def run_geo(args, train, test, label, seed):

@@ -115,7 +115,7 @@ class GEO(OutlierTraining, NeuralDetector):
         Rows with ``y = -1`` are used so too. "auto" is None where there are such rows, and
         "confetti" where not.
     outlier_share : float in (0, 1), default=0.5
-        Probability that a row of a batch gives its place to an outlier, where there are any.
+        Probability that a row of a batch gives its place to an outlier, if there are any.
     augment : callable or None, default=None
         Changes a batch before the views are made: ``(X, None) -> (X, None)``, tensors on
         the device, such as :class:`skad.neural.Augmentation`.
@@ -125,7 +125,7 @@ class GEO(OutlierTraining, NeuralDetector):
         images :math:`x_r` to the image, times the differences, a mean over the references;
         then :math:`u(x)` is the mean of :math:`o(x_r)`. Of images it is spread by the same
         Gaussians as "cam".  It takes some 100 times as long.
-    n_references : int, default=4
+    n_references : int, default=8
         Images that "expected_gradients" compares with.
     sigma : float or None, default=None
         Standard deviation, in pixels, of the Gaussians that relevance is spread by. None is
@@ -305,7 +305,7 @@ class GEO(OutlierTraining, NeuralDetector):
         outlier_share=0.5,
         augment=None,
         explanation="cam",
-        n_references=4,
+        n_references=8,
         sigma=None,
         lr=1e-3,
         weight_decay=5e-4,
@@ -478,8 +478,8 @@ class GEO(OutlierTraining, NeuralDetector):
         n_held_out = round(self.held_out * n)
         if self.held_out and not 2 <= n_held_out <= n - 2:
             raise ValueError(
-                f"held_out={self.held_out} holds {n_held_out} of {n} rows out; two at least "
-                "must be held out, and two must train."
+                f"held_out={self.held_out} holds {n_held_out} of {n} rows out; two at "
+                "least must be held out, and two must train."
             )
         return n_held_out
 
@@ -522,9 +522,9 @@ class GEO(OutlierTraining, NeuralDetector):
         self.view_accuracy_, chance = calibration.accuracy()
         if n_failed and self.normality == "dirichlet":
             warnings.warn(
-                f"There is no Dirichlet distribution for {n_failed} of {len(heads.targets)} "
-                f"views: what the network says of them is the same for {len(X)} rows. They "
-                'are scored as by normality="log".',
+                f"There is no Dirichlet distribution for {n_failed} of "
+                f"{len(heads.targets)} views: what the network says of them is the same "
+                f'for {len(X)} rows. They are scored as by normality="log".',
                 ConvergenceWarning,
                 stacklevel=6,
             )
@@ -653,7 +653,7 @@ class GEO(OutlierTraining, NeuralDetector):
         return GaussianUpsampling(self._field, size, self._map_shape[1:], sigma=sigma)
 
     def _against_references(self, X):
-        """Expected gradients of one row."""
+        """Give the expected gradients of one row."""
         device = next(self.net_.module_.parameters()).device
         row, references = (
             self._prepare(rows).to(device).flatten(1).double()

@@ -1,4 +1,4 @@
-"""Displays in the manner of scikit-learn: heat maps, bars, views, and the Clever Hans plane."""
+"""Displays in the manner of scikit-learn: maps, bars, views, the Clever Hans plane."""
 
 from skad.plotting._clever_hans import CleverHansDisplay
 from skad.plotting._explanation import ExplanationDisplay

@@ -4,7 +4,7 @@ __all__ = ["activation_relevance"]
 
 
 def activation_relevance(maps, reference, cells, weights, gradient):
-    r"""Attribute a change of a score to the places of the maps, as in class activation maps.
+    r"""Attribute a change of a score to the places of maps, as class activation maps do.
 
     The logits are :math:`z = W f + b` of the means :math:`f_c = \sum_p P_{cp}\, a(p)` over
     cells of the maps. With :math:`G` the mean gradient of the score from the logits
