@@ -305,10 +305,10 @@ def dirichlet_section(sizes, repeats):
         bounds.append(Bound(f"dirichlet, gap {gap:g}: fixed point / Newton", ratio, 1.0))
     header = ["gap", "solver", *TIMES, "left over", "largest", *columns("/ Newton")]
     title = (
-        f"Dirichlet parameters of {SAMPLES} samples of 72 classes, from their means. "
-        f"Logits are normal with standard deviation {SPREAD:g}, that of the right class "
-        "higher by so many of them. Left over: the largest difference of an expected and an observed "
-        "mean logarithm. The fixed point stops at 1000 iterations."
+        f"Dirichlet parameters of {SAMPLES} samples of 72 classes, by their means. Logits "
+        f"are normal with standard deviation {SPREAD:g}, that of the right class is higher "
+        "by so many of these. Left over: the largest difference of an expected and an "
+        "observed mean logarithm. The fixed point stops at 1000 iterations."
     )
     return bounds, [table(title, header, rows)]
 

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.model_selection import KFold
 from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._scores import normality
@@ -345,6 +346,25 @@ def read_labels(y, n):
     if complaint:
         warnings.warn(f"{complaint} All but -1 train as normal.", UserWarning, stacklevel=5)
     return np.where(known, y, 0).astype(np.int8)
+
+
+def read_classes(y, n):
+    """Give the classes of n rows, a tuple, and the number of each row's class.
+
+    Raises
+    ------
+    ValueError
+        If y does not hold a class for each row, or only one class.
+    """
+    y = column_or_1d(y)
+    check_classification_targets(y)
+    classes, numbers = np.unique(y, return_inverse=True)
+    if len(y) != n or len(classes) < 2:
+        raise ValueError(
+            f"y must hold the classes of {n} rows, two at least; got {len(y)} labels of "
+            f"the classes {classes.tolist()}."
+        )
+    return tuple(classes.tolist()), numbers
 
 
 def calibration_rows(n, most=_MAX_CALIBRATION_ROWS):

@@ -516,11 +516,8 @@ def test_classes_in_y_train_a_head_of_their_own():
     )
     without = clone(detector).fit(images[:300])
     assert without.classes_ is None and without.net_.module_.heads.out_features == 8
-    for y, message in (
-        (np.zeros(300), "two classes"),
-        (names[:200], "classes of 300 rows"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    for y in (np.zeros(300), names[:200]):
+        with pytest.raises(ValueError, match="classes of 300 rows, two at least"):
             clone(detector).fit(images[:300], y)
 
 

@@ -7,11 +7,10 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import column_or_1d, gen_batches
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import gen_batches
 
 from skad._sklearn import Interval, StrOptions
-from skad.base import calibration_rows
+from skad.base import calibration_rows, read_classes
 from skad.detectors._dirichlet import SOLVERS
 from skad.detectors._view_calibration import ViewCalibration
 from skad.images import Views, geometric_views
@@ -20,11 +19,8 @@ from skad.neural._outlier_training import OutlierTraining
 from skad.neural._scaling import Scaling
 from skad.neural._seed import choose_device
 from skad.neural._view_networks import VIEW_NETWORKS, make_view_network, pointwise
+from skad.neural._view_relevance import ViewRelevance
 from skad.neural._view_training import RandomViews, ViewLoss
-from skad.relevance._class_activation import activation_relevance
-from skad.relevance._path import mean_gradient
-from skad.relevance._receptive_field import ReceptiveField
-from skad.relevance._upsampling import GaussianUpsampling
 from skad.relevance._view_score import VIEW_SCORES, ViewHeads, ViewScore
 
 __all__ = ["GEO"]
@@ -32,19 +28,10 @@ __all__ = ["GEO"]
 _PAPER_EPOCHS = 200  # passes over the images that the paper's budget stands for
 _VIEWS_AT_ONCE = {"cpu": 144, "cuda": 2048}
 _CALIBRATION_ROWS = 1000
-_NODES = 16  # of the path to a reference
 _KINDS = {"geometric", "dihedral", "upright"}
-# Share of the way from guessing to certainty below which views can't be told apart.
-_TOLD_APART = 0.2
-_WHAT = {
-    "mirrored": "mirrored images from others",
-    "up": "images shifted up from such shifted down, or not",
-    "left": "images shifted to the left from such shifted to the right, or not",
-    "turns": "images turned by quarters",
-}
 
 
-class GEO(OutlierTraining, NeuralDetector):
+class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     r"""Train a network to tell by which view an image is shown; score how well it can.
 
     Each image is mirrored or not, shifted and turned, k = 72 views :math:`T_i(x)`, and a
@@ -237,7 +224,8 @@ class GEO(OutlierTraining, NeuralDetector):
     view for each row of a batch; all views of all images are never in memory.
 
     The Dirichlet score has units of its own in every fit, those of the parameters, which
-    are large where the network is certain.
+    are large where the network is certain. `partial_fit` finds them, and all that is said
+    of normal images, by the rows of its last call.
 
     References
     ----------
@@ -269,6 +257,7 @@ class GEO(OutlierTraining, NeuralDetector):
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
         **OutlierTraining._parameter_constraints,
+        **ViewRelevance._parameter_constraints,
         "transforms": [StrOptions(_KINDS), list, tuple],
         "heads": [StrOptions({"joint", "separate"})],
         "network": [StrOptions(set(VIEW_NETWORKS)), callable],
@@ -277,9 +266,6 @@ class GEO(OutlierTraining, NeuralDetector):
         "held_out": [Interval(Real, 0, 1, closed="left")],
         "views": [Interval(Integral, 1, None, closed="left"), "array-like", None],
         "labels": [StrOptions({"signs", "classes"})],
-        "explanation": [StrOptions({"cam", "expected_gradients"})],
-        "n_references": [Interval(Integral, 1, None, closed="left")],
-        "sigma": [Interval(Real, 0, None, closed="neither"), None],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"paper"})],
     }
@@ -357,32 +343,10 @@ class GEO(OutlierTraining, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def explain_views(self, X):
-        """Attribute the outlier score of each row to the views of it.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
-
-        Returns
-        -------
-        contributions : ndarray of shape (n, n_scored_views), float64
-            By view of `scored_views_`, what it adds to the outlier score over what it adds
-            in the reference: ``explain_views(X).sum(axis=1) + reference_score_`` is the
-            outlier score.
-        """
-        scores = self._in_blocks(self._view_scores, self._validate(X))
-        return (scores - self._reference_view_scores()) / len(self._scored)
-
     @property
     def scored_views_(self):
         """The views whose mean is the score, a list of `skad.images.View`."""
         return [self.views_[i] for i in self._scored]
-
-    @property
-    def reference_score_(self):
-        """The outlier score that relevance starts from."""
-        return float(self._reference_view_scores().mean())
 
     # What the rows are, and their views.
 
@@ -390,10 +354,6 @@ class GEO(OutlierTraining, NeuralDetector):
     def _row_shape(self):
         shape = super()._row_shape
         return (1, 1, *shape) if len(shape) == 1 else shape
-
-    @property
-    def _ignores_constant_features(self):
-        return self.explanation == "expected_gradients"  # a map smears
 
     def _make_views(self):
         size = self._row_shape[1:]
@@ -450,7 +410,7 @@ class GEO(OutlierTraining, NeuralDetector):
         before = getattr(self, "classes_", None)
         self.classes_, self._class_numbers = None, None
         if self.labels == "classes" and y is not None:
-            self.classes_, self._class_numbers = _read_classes(y, len(X))
+            self.classes_, self._class_numbers = read_classes(y, len(X))
             y = None
         if go_on and before != self.classes_:
             raise ValueError(
@@ -519,37 +479,16 @@ class GEO(OutlierTraining, NeuralDetector):
             calibration.add(logits, maps.unflatten(-1, self._map_shape))
         self.mean_maps_ = calibration.mean_maps
         self.alpha_, n_failed = calibration.dirichlet(self.solver)
-        self.view_accuracy_, chance = calibration.accuracy()
+        self.view_accuracy_, _ = calibration.accuracy()
+        complaints = [calibration.complaint()]
         if n_failed and self.normality == "dirichlet":
-            warnings.warn(
+            complaints.append(
                 f"There is no Dirichlet distribution for {n_failed} of "
-                f"{len(heads.targets)} views: what the network says of them is the same "
-                f'for {len(X)} rows. They are scored as by normality="log".',
-                ConvergenceWarning,
-                stacklevel=6,
+                f"{len(self._candidates)} views: what the network says of them is the same "
+                f'for {len(X)} rows. They are scored as by normality="log".'
             )
-        self._warn_of_views(chance)
-
-    def _warn_of_views(self, chance):
-        told = {
-            name: (self.view_accuracy_[name] - chance[name]) / (1 - chance[name])
-            for name in _WHAT
-            if name in chance
-        }
-        alike = [name for name, share in told.items() if share < _TOLD_APART]
-        if not alike:
-            return
-        what = ", nor ".join(
-            f"{_WHAT[name]} (right: {100 * self.view_accuracy_[name]:.0f} %, by guessing: "
-            f"{100 * chance[name]:.0f} %)"
-            for name in alike
-        )
-        advice = "Train longer, or give transforms without such views: they tell nothing."
-        if len(alike) == len(told):
-            advice = "As no views can be told apart, the scores tell little."
-        warnings.warn(
-            f"The network can't tell {what}. {advice}", ConvergenceWarning, stacklevel=7
-        )
+        for text in filter(None, complaints):
+            warnings.warn(text, ConvergenceWarning, stacklevel=6)
 
     def _find_offset(self, X):
         try:
@@ -579,23 +518,24 @@ class GEO(OutlierTraining, NeuralDetector):
         at_once = _VIEWS_AT_ONCE["cpu" if device.type == "cpu" else "cuda"]
         return max(1, at_once // len(self._candidates))
 
-    def _shown(self, batch, which):
-        """Give the rows by each of some views, (n * n_views, C, H, W)."""
-        return self._views.subset(which)(batch).flatten(0, 1)
-
     def _outputs(self, batch):
         """Give logits and maps of all views, side by side."""
         net = self.net_.module_
-        maps = net.maps(self._shown(batch, self._candidates))
+        views = self._views.subset(self._candidates)
+        maps = net.maps(views(batch).flatten(0, 1))
         outputs = torch.cat([net.classify(maps), maps.flatten(1)], dim=1)
         return outputs.unflatten(0, (len(batch), -1))
 
     def _view_scores(self, batch):
-        logits = self.net_.module_(self._shown(batch, self._scored))
+        logits = self.net_.module_(self._scored_by(batch).flatten(0, 1))
         return self._view_score(logits.unflatten(0, (len(batch), -1)))
 
     def _score_block(self, batch):
         return self._view_scores(batch).mean(dim=1)
+
+    @property
+    def _scored_by(self):
+        return self._views.subset(self._scored)
 
     @property
     def _own(self):
@@ -606,104 +546,3 @@ class GEO(OutlierTraining, NeuralDetector):
     def _view_score(self):
         alpha = torch.from_numpy(self.alpha_[self._own])
         return ViewScore(self.normality, self._heads.subset(self._scored), alpha)
-
-    # Explanation.
-
-    def _relevance(self, X):
-        if self.explanation == "cam":
-            return self._in_blocks(self._activation_maps, X).reshape(X.shape)
-        return np.concatenate([self._against_references(x[None]) for x in X])
-
-    def _unattributed(self, X):
-        return np.full(len(X), self.reference_score_)
-
-    def _reference_view_scores(self):
-        """Give the score of each view that relevance starts from."""
-        if self.explanation == "cam":
-            return self._view_score(self._reference[1]).cpu().numpy()
-        return self._in_blocks(self._view_scores, self.references_).mean(axis=0)
-
-    @property
-    def _reference(self):
-        """Give the mean maps of each scored view, and their logits."""
-        net = self.net_.module_
-        maps = torch.from_numpy(self.mean_maps_[self._own]).to(net.heads.weight.device)
-        return maps, net.classify(maps).detach().double()
-
-    def _activation_maps(self, batch):
-        net, views = self.net_.module_, self._views.subset(self._scored)
-        maps = net.maps(views(batch).flatten(0, 1))
-        logits = net.classify(maps).double().unflatten(0, (len(batch), -1))
-        reference, start = self._reference
-        gradient = mean_gradient(self._view_score, start.expand_as(logits), logits)
-        places = activation_relevance(
-            maps,
-            reference.repeat(len(batch), 1, 1, 1),
-            net.cells(maps.shape[-2:]).to(logits.device),
-            net.heads.weight.double(),
-            gradient.flatten(0, 1),
-        )
-        pixels = self._upsampling(places).unflatten(0, (len(batch), -1))
-        heat = views.adjoint(pixels)[:, None] / len(views)
-        return heat.expand_as(batch) / batch.shape[1]
-
-    @property
-    def _upsampling(self):
-        size, sigma = self._row_shape[1:], self.sigma
-        return GaussianUpsampling(self._field, size, self._map_shape[1:], sigma=sigma)
-
-    def _against_references(self, X):
-        """Give the expected gradients of one row."""
-        device = next(self.net_.module_.parameters()).device
-        row, references = (
-            self._prepare(rows).to(device).flatten(1).double()
-            for rows in (X, self.references_)
-        )
-        row = row.expand_as(references)
-        with torch.inference_mode(False), torch.enable_grad():
-            score = _Differentiable(self._score_of_flat)
-            gradient = mean_gradient(score, references, row, n_nodes=_NODES)
-        relevance = ((row - references) * gradient).mean(dim=0).view(self._row_shape)
-        if self.image_shape_ is not None:
-            relevance = self._smoothing(relevance)
-        return relevance.view(1, -1).cpu().numpy()
-
-    def _score_of_flat(self, rows):
-        return self._score_block(rows.float().view(-1, *self._row_shape))
-
-    @property
-    def _smoothing(self):
-        size, reach = self._row_shape[1:], [(n - 1) / 2 for n in self._field.size]
-        field = ReceptiveField(tuple(-r for r in reach), tuple(reach), (1.0, 1.0))
-        return GaussianUpsampling(field, size, size, sigma=self.sigma)
-
-
-class _Differentiable:
-    """A score with its gradient, by autograd."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, x):
-        """Score rows (n, d)."""
-        with torch.no_grad():
-            return self.function(x)
-
-    def gradient(self, x):
-        """Differentiate the score of each row."""
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad(self.function(x).sum(), x)[0]
-
-
-def _read_classes(y, n):
-    """Give the classes, a tuple, and the number of each row's class."""
-    y = column_or_1d(y)
-    check_classification_targets(y)
-    if len(y) != n:
-        raise ValueError(f"y must hold the classes of {n} rows; got {len(y)}.")
-    classes, numbers = np.unique(y, return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(
-            f'labels="classes" needs two classes at least; y holds {classes.tolist()} only.'
-        )
-    return tuple(classes.tolist()), numbers

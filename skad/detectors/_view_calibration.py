@@ -9,7 +9,14 @@ from skad.detectors._dirichlet import fit_dirichlet
 
 __all__ = ["ViewCalibration"]
 
-FACTORS = ("mirrored", "up", "left", "turns")
+# Share of the way from guessing to certainty below which views can't be told apart.
+_TOLD_APART = 0.2
+_FACTORS = {
+    "mirrored": "mirrored images from others",
+    "up": "images shifted up from such shifted down, or not",
+    "left": "images shifted to the left from such shifted to the right, or not",
+    "turns": "images turned by quarters",
+}
 
 
 @dataclass
@@ -85,7 +92,7 @@ class ViewCalibration:
         """
         shares, marks = self._sums[2] / self._n, self.heads.right()
         if self.heads.names == ["view"]:
-            factors = {n: np.array([getattr(v, n) for v in self.views]) for n in FACTORS}
+            factors = {n: np.array([getattr(v, n) for v in self.views]) for n in _FACTORS}
             marks = {n: f[:, None] == f for n, f in factors.items() if len(set(f)) > 1}
             marks["view"] = np.eye(len(self.views))
             shares = dict.fromkeys(marks, shares)
@@ -99,3 +106,25 @@ class ViewCalibration:
             n: float((shares[n].numpy() * m).sum(1).mean()) for n, m in marks.items()
         }
         return accuracy, {name: float(mark.mean()) for name, mark in marks.items()}
+
+    def complaint(self):
+        """Say which views can't be told apart; None if all can."""
+        accuracy, chance = self.accuracy()
+        factors = [name for name in _FACTORS if name in accuracy]
+        alike = [
+            name
+            for name in factors
+            if accuracy[name] - chance[name] < _TOLD_APART * (1 - chance[name])
+        ]
+        if not alike:
+            return None
+        what = ", nor ".join(
+            f"{_FACTORS[name]} (right: {100 * accuracy[name]:.0f} %, by guessing: "
+            f"{100 * chance[name]:.0f} %)"
+            for name in alike
+        )
+        if alike == factors:
+            advice = "As no views can be told apart, the scores tell little."
+        else:
+            advice = "Train longer, or give transforms without such views."
+        return f"The network can't tell {what}. {advice}"

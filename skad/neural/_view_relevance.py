@@ -1,0 +1,151 @@
+"""Relevance of a score of views: by pixel, by two ways, and by view."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+
+from skad._sklearn import Interval, StrOptions
+from skad.relevance._class_activation import activation_relevance
+from skad.relevance._path import mean_gradient
+from skad.relevance._receptive_field import ReceptiveField
+from skad.relevance._upsampling import GaussianUpsampling
+
+__all__ = ["ViewRelevance"]
+
+_NODES = 16  # of the path to a reference image
+
+
+class ViewRelevance:
+    """What a detector that scores views by a `ViewNetwork` adds to explain its score.
+
+    A class has the parameters `explanation`, `n_references` and `sigma`, the attributes
+    `mean_maps_` and `references_`, and writes
+
+    - ``_scored_by``: the `Views` that are scored;
+    - ``_view_score``: their `ViewScore`;
+    - ``_own``: their positions in `mean_maps_`;
+    - ``_view_scores(batch)``: the score of each view of a batch;
+    - ``_field``, ``_map_shape``: what an entry of the maps sees, and (D, u, v).
+    """
+
+    _parameter_constraints = {
+        "explanation": [StrOptions({"cam", "expected_gradients"})],
+        "n_references": [Interval(Integral, 1, None, closed="left")],
+        "sigma": [Interval(Real, 0, None, closed="neither"), None],
+    }
+
+    def explain_views(self, X):
+        """Attribute the outlier score of each row to the views of it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        contributions : ndarray of shape (n, n_scored_views), float64
+            By view of `scored_views_`, what it adds to the outlier score over what it adds
+            in the reference: ``explain_views(X).sum(axis=1) + reference_score_`` is the
+            outlier score.
+        """
+        scores = self._in_blocks(self._view_scores, self._validate(X))
+        return (scores - self._reference_view_scores()) / len(self._scored)
+
+    @property
+    def reference_score_(self):
+        """The outlier score that relevance starts from."""
+        return float(self._reference_view_scores().mean())
+
+    @property
+    def _ignores_constant_features(self):
+        return self.explanation == "expected_gradients"  # a map smears
+
+    def _relevance(self, X):
+        if self.explanation == "cam":
+            return self._in_blocks(self._activation_maps, X).reshape(X.shape)
+        return np.concatenate([self._against_references(x[None]) for x in X])
+
+    def _unattributed(self, X):
+        return np.full(len(X), self.reference_score_)
+
+    def _reference_view_scores(self):
+        """Give the score of each view that relevance starts from."""
+        if self.explanation == "cam":
+            return self._view_score(self._reference[1]).cpu().numpy()
+        return self._in_blocks(self._view_scores, self.references_).mean(axis=0)
+
+    # Against the mean maps.
+
+    @property
+    def _reference(self):
+        """Give the mean maps of each scored view, and their logits."""
+        net = self.net_.module_
+        maps = torch.from_numpy(self.mean_maps_[self._own]).to(net.heads.weight.device)
+        return maps, net.classify(maps).detach().double()
+
+    def _activation_maps(self, batch):
+        net, views = self.net_.module_, self._scored_by
+        maps = net.maps(views(batch).flatten(0, 1))
+        logits = net.classify(maps).double().unflatten(0, (len(batch), -1))
+        reference, start = self._reference
+        gradient = mean_gradient(self._view_score, start.expand_as(logits), logits)
+        places = activation_relevance(
+            maps,
+            reference.repeat(len(batch), 1, 1, 1),
+            net.cells(maps.shape[-2:]).to(logits.device),
+            net.heads.weight.double(),
+            gradient.flatten(0, 1),
+        )
+        pixels = self._upsampling(places).unflatten(0, (len(batch), -1))
+        heat = views.adjoint(pixels)[:, None] / len(views)
+        return heat.expand_as(batch) / batch.shape[1]
+
+    @property
+    def _upsampling(self):
+        size, sigma = self._row_shape[1:], self.sigma
+        return GaussianUpsampling(self._field, size, self._map_shape[1:], sigma=sigma)
+
+    # Against normal images.
+
+    def _against_references(self, X):
+        """Give the expected gradients of one row."""
+        device = next(self.net_.module_.parameters()).device
+        row, references = (
+            self._prepare(rows).to(device).flatten(1).double()
+            for rows in (X, self.references_)
+        )
+        row = row.expand_as(references)
+        with torch.inference_mode(False), torch.enable_grad():
+            score = _ByAutograd(self._score_of_flat)
+            gradient = mean_gradient(score, references, row, n_nodes=_NODES)
+        relevance = ((row - references) * gradient).mean(dim=0).view(self._row_shape)
+        if self.image_shape_ is not None:
+            relevance = self._smoothing(relevance)
+        return relevance.view(1, -1).cpu().numpy()
+
+    def _score_of_flat(self, rows):
+        return self._score_block(rows.float().view(-1, *self._row_shape))
+
+    @property
+    def _smoothing(self):
+        size, reach = self._row_shape[1:], [(n - 1) / 2 for n in self._field.size]
+        field = ReceptiveField(tuple(-r for r in reach), tuple(reach), (1.0, 1.0))
+        return GaussianUpsampling(field, size, size, sigma=self.sigma)
+
+
+class _ByAutograd:
+    """A score with its gradient."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, x):
+        """Score rows (n, d)."""
+        with torch.no_grad():
+            return self.function(x)
+
+    def gradient(self, x):
+        """Differentiate the score of each row."""
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(self.function(x).sum(), x)[0]
