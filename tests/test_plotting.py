@@ -13,9 +13,10 @@ from sklearn.preprocessing import StandardScaler
 
 pytest.importorskip("matplotlib")
 
-from skad import KDE, InlierTraining
+from skad import GEO, KDE, InlierTraining
+from skad.images import View, Views, geometric_views
 from skad.metrics import clever_hans_report
-from skad.plotting import CleverHansDisplay, ExplanationDisplay
+from skad.plotting import CleverHansDisplay, ExplanationDisplay, ViewsDisplay
 
 from_predictions = ExplanationDisplay.from_predictions
 
@@ -440,3 +441,61 @@ def test_clever_hans_refusals(args, options, message, plt):
     with pytest.raises(ValueError, match=message):
         CleverHansDisplay.from_predictions(*args, **options)
     assert plt.get_fignums() == []
+
+
+# Views -------------------------------------------------------------------------------
+
+
+def test_views_have_a_square_each_by_shift_and_turn():
+    images = np.random.default_rng(0).uniform(size=(3, 8, 8))
+    views = geometric_views((8, 8))
+    contributions = np.random.default_rng(1).standard_normal((3, 72))
+    display = ViewsDisplay.from_predictions(images, contributions, views=views)
+    assert display.axes_.shape == (3, 3)
+    for shown, row in zip(display.squares_, contributions, strict=True):
+        squares = shown.get_array()
+        # The paper's order: mirrored, up, left, turns, the last fastest.
+        expected = row.reshape(2, 9, 4).transpose(1, 0, 2).reshape(9, 8)
+        assert_array_equal(squares, expected)
+        assert shown.get_clim() == (-abs(contributions).max(), abs(contributions).max())
+    rows = [tick.get_text() for tick in display.axes_[0, -1].get_yticklabels()]
+    assert rows[:4] == ["0", "→2", "←2", "↓2"]
+    worst = contributions[1].argmax()
+    seen = display.axes_[1, 1].images[0].get_array()
+    assert_allclose(seen, Views([views[worst]], (8, 8))(images[1:2])[0, 0])
+
+
+def test_views_of_a_list_leave_squares_empty():
+    views = [View(), View(left=1, turns=1), View(mirrored=True)]
+    display = ViewsDisplay.from_predictions(
+        np.zeros((1, 3, 4, 4)), [[1.0, 2.0, 3.0]], views=views, labels=["odd"]
+    )
+    squares = display.squares_[0].get_array()
+    assert squares.shape == (2, 3)
+    assert squares.mask.sum() == 3
+    assert display.axes_[0, 0].get_ylabel() == "odd"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_views_of_a_detector():
+    images = np.random.default_rng(0).uniform(size=(30, 8, 8))
+    geo = GEO(transforms="dihedral", max_epochs=5, views=4, random_state=0).fit(images)
+    display = ViewsDisplay.from_estimator(geo, images[:2])
+    assert display.axes_.shape == (2, 4)
+    assert display.squares_[0].get_array().compressed().tolist() == pytest.approx(
+        geo.explain_views(images[:1])[0].tolist()
+    )
+    flat = ViewsDisplay.from_estimator(geo, images[:2].reshape(2, -1))
+    assert flat.axes_.shape == (2, 4)
+
+
+def test_views_refuse():
+    images, views = np.zeros((2, 4, 4)), [View(), View(mirrored=True)]
+    with pytest.raises(ValueError, match=r"must have shape \(2, 2\)"):
+        ViewsDisplay.from_predictions(images, np.zeros((2, 3)), views=views)
+    with pytest.raises(ValueError, match="Views are of images"):
+        ViewsDisplay.from_predictions(np.zeros((2, 16)), np.zeros((2, 2)), views=views)
+    with pytest.raises(TypeError, match="explain_views is needed"):
+        ViewsDisplay.from_estimator(KDE(), images)
+    with pytest.raises(ValueError, match="max_rows=1"):
+        ViewsDisplay.from_predictions(images, np.zeros((2, 2)), views=views, max_rows=1)

@@ -4,7 +4,6 @@ import numpy as np
 
 from skad._scores import normality
 from skad.explanation import explain
-from skad.images import View
 from skad.plotting._checks import (
     check_count,
     dense,
@@ -223,32 +222,14 @@ class ViewsDisplay:
                 "Views are of images: give (n, H, W), (n, C, H, W), or image_shape; got "
                 f"flat rows of shape {inputs.shape}."
             )
-        contributions = np.asarray(self.contributions, dtype=np.float64)
-        views = [View(*view) for view in self.views]
-        if contributions.shape != (len(inputs), len(views)):
-            raise ValueError(
-                f"contributions must have shape ({len(inputs)}, {len(views)}), a row for "
-                f"each image and a column for each view; got {contributions.shape}."
-            )
+        contributions = self._checked_contributions(inputs)
         titles = row_titles(len(inputs), self.scores, self.labels)
-        shown = pictures(inputs, shape)
-        columns = [("input", shown, {"cmap": "gray", "vmin": 0, "vmax": 1})]
-        if self.relevance is not None:
-            heat = heat_maps(self.relevance, "relevance", inputs, shape)
-            low, high = color_scale(heat, 0.99)
-            options = {"cmap": "inferno", "vmin": low, "vmax": high}
-            columns.append(("relevance", heat, options))
-        worst = [
-            _seen(picture, views[row.argmax()])
-            for picture, row in zip(shown, contributions, strict=True)
-        ]
-        columns.append(("worst view", worst, columns[0][2]))
-        grid, rows, turns = _grid(views)
+        places, rows, turns = _grid(self.views)
         squares = np.ma.masked_all((len(inputs), len(rows), len(turns)))
-        squares[:, grid[:, 0], grid[:, 1]] = contributions
+        squares[:, places[:, 0], places[:, 1]] = contributions
         reach = np.abs(contributions).max() or 1
         options = {"cmap": cmap, "vmin": -reach, "vmax": reach}
-        columns.append(("views", squares, options))
+        columns = [*self._pictures(inputs, shape), ("views", squares, options)]
         if figure is None:
             size = maps_size(titles, shape, len(columns) + 1)
             figure = plt.figure(figsize=figsize or size, layout="compressed")
@@ -263,10 +244,32 @@ class ViewsDisplay:
         )
         return self
 
+    def _checked_contributions(self, X):
+        contributions = np.asarray(self.contributions, dtype=np.float64)
+        if contributions.shape != (len(X), len(self.views)):
+            raise ValueError(
+                f"contributions must have shape ({len(X)}, {len(self.views)}), a row for "
+                f"each image and a column for each view; got {contributions.shape}."
+            )
+        return contributions
+
+    def _pictures(self, X, shape):
+        """Give the columns of pictures: images, heat maps, the view that adds most."""
+        grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        shown = pictures(X, shape)
+        yield "input", shown, grey
+        if self.relevance is not None:
+            heat = heat_maps(self.relevance, "relevance", X, shape)
+            low, high = color_scale(heat, 0.99)
+            yield "relevance", heat, {"cmap": "inferno", "vmin": low, "vmax": high}
+        worst = np.argmax(self.contributions, axis=1)
+        seen = [_seen(p, self.views[i]) for p, i in zip(shown, worst, strict=True)]
+        yield "worst view", seen, grey
+
 
 def _seen(picture, view):
     """Show a picture (H, W) or (H, W, 3) by a view."""
-    from skad.images import Views
+    from skad.images import Views  # which brings torch
 
     size = picture.shape[:2]
     planes = np.moveaxis(picture[..., None] if picture.ndim == 2 else picture, -1, 0)
