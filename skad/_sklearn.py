@@ -9,7 +9,11 @@ import numpy as np
 from sklearn.base import _clone_parametrized, _fit_context
 from sklearn.utils import _safe_indexing
 from sklearn.utils._indexing import _get_column_indices
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples
 
@@ -34,6 +38,7 @@ __all__ = [
     "_get_column_indices",
     "_num_samples",
     "_safe_indexing",
+    "check_parameters",
     "clone_parametrized",
     "fit_task",
     "kept_by_imputer",
@@ -59,6 +64,13 @@ def kept_by_imputer(imputer):
 def clone_parametrized(estimator):
     """Clone as scikit-learn does by default, from within ``__sklearn_clone__``."""
     return _clone_parametrized(estimator)
+
+
+def check_parameters(estimator, *names):
+    """Check parameters that take effect after `fit`, and may have been set since."""
+    constraints = {name: estimator._parameter_constraints[name] for name in names}
+    values = {name: getattr(estimator, name) for name in names}
+    validate_parameter_constraints(constraints, values, type(estimator).__name__)
 
 
 def fit_task(estimator, X, y, n_subtasks):

@@ -357,8 +357,13 @@ def read_classes(y, n):
         If y does not hold a class for each row, or only one class.
     """
     y = column_or_1d(y)
-    check_classification_targets(y)
-    classes, numbers = np.unique(y, return_inverse=True)
+    try:
+        check_classification_targets(y)
+        classes, numbers = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"y mixes classes that can't be ordered: {error}") from error
+    if not all(isinstance(c, str | bool | int | float) for c in classes.tolist()):
+        raise ValueError(f"The classes in y must be numbers or strings; got {y.dtype}.")
     if len(y) != n or len(classes) < 2:
         raise ValueError(
             f"y must hold the classes of {n} rows, two at least; got {len(y)} labels of "

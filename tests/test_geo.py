@@ -360,6 +360,17 @@ def test_expected_gradients_ignore_constant_pixels_without_smoothing():
     assert_array_equal(relevance[:, 3], 0)
 
 
+class Pair(nn.Module):
+    """A network that gives two things."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        return self.layer(x), x
+
+
 # --- parameters ------------------------------------------------------------------------
 
 
@@ -418,8 +429,16 @@ def test_the_paper_s_budget():
         ({"held_out": 0.001}, "holds 0 of 30 rows out"),
         ({"network": lambda s: nn.Flatten()}, "must give feature maps"),
         ({"network": lambda s: nn.Conv2d(3, 1, 1)}, "fails on rows of shape"),
+        (
+            {"network": lambda s: nn.LSTM(8, 8)},
+            "fails on rows of shape|must give feature maps",
+        ),
+        ({"network": lambda s: Pair()}, "it gives tuple"),
         ({"normality": "mean"}, "normality"),
         ({"sigma": 0.0}, "sigma"),
+        ({"views": True}, "different positions"),
+        ({"net_params": {"optimizer": torch.optim.Rprop}}, "Rprop has no weight decay"),
+        ({"net_params": {"optimizer__weight_decay": 0.1}}, "GEO sets by weight_decay"),
     ],
 )
 def test_bad_parameters(params, message):
@@ -427,6 +446,86 @@ def test_bad_parameters(params, message):
     with pytest.raises((ValueError, TypeError), match=message):
         detector.fit(THREES[:30])
     assert not hasattr(detector, "net_")
+
+
+@pytest.mark.parametrize(
+    ("params", "method"),
+    [
+        ({"views": 0}, "score_samples"),
+        ({"views": -3}, "score_samples"),
+        ({"views": 73}, "predict"),
+        ({"normality": "Dirichlet"}, "score_samples"),
+        ({"explanation": "ig"}, "explain"),
+        ({"sigma": "a"}, "explain"),
+        ({"solver": "x"}, "partial_fit"),
+    ],
+)
+def test_parameters_that_are_set_later_are_checked_then(geo, params, method):
+    detector = pickle.loads(pickle.dumps(geo)).set_params(**params)
+    with pytest.raises(ValueError, match=next(iter(params))):
+        getattr(detector, method)(THREES[:20])
+
+
+def test_a_network_goes_on_with_its_own_views_only(tmp_path):
+    detector = GEO(transforms=FLIP, **QUICK).fit(THREES[:40])
+    path = tmp_path / "geo.pt"
+    detector.save_weights(path)
+    other = {"transforms": [View(), View(turns=2)]}
+    with pytest.raises(ValueError, match="tells 2 views apart"):
+        GEO(**other).load_weights(path)
+    detector.set_params(**other)
+    with pytest.raises(ValueError, match="tells 2 views apart"):
+        detector.partial_fit(THREES[:40])
+    with pytest.raises(ValueError, match="tells 2 views apart"):
+        detector.set_params(warm_start=True).fit(THREES[:40])
+    assert detector.views_ == FLIP
+
+
+def test_a_network_goes_on_with_some_of_its_classes():
+    y = np.repeat(["a", "b", "c"], 10)
+    detector = GEO(labels="classes", transforms=FLIP, **QUICK).fit(THREES[:30], y)
+    detector.partial_fit(THREES[:20], y[10:])
+    assert detector.classes_ == ("a", "b", "c")
+    for unknown in (None, np.repeat(["a", "d"], 15)):
+        with pytest.raises(ValueError, match=r"goes on with the classes \('a', 'b', 'c'\)"):
+            detector.partial_fit(THREES[:30], unknown)
+    for bad in (np.array(["a", 1] * 15, dtype=object), np.arange(30).astype("M8[D]")):
+        with pytest.raises(ValueError, match="classes"):
+            clone(detector).fit(THREES[:30], bad)
+
+
+def test_a_list_of_views_is_judged_by_those_that_differ_in_one_thing():
+    symmetric = (EIGHTS + EIGHTS[:, :, ::-1]) / 2
+    views = [View(), View(turns=1), View(mirrored=True)]
+    with pytest.warns(ConvergenceWarning, match="can't tell mirrored images"):
+        detector = GEO(transforms=views, max_epochs=60, random_state=0).fit(symmetric)
+    assert detector.view_accuracy_["turns"] > 0.9
+
+
+def test_thresholds_of_repeated_images_are_finite():
+    X = np.concatenate([np.repeat(THREES[23:24], 10, axis=0), EIGHTS[23:24]])
+    for seed in range(3):
+        detector = GEO(transforms="dihedral", false_alarm_rate=0.05, max_epochs=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            detector.set_params(random_state=seed).fit(X)
+        assert abs(detector.offset_) < 10 * abs(detector.score_samples(X)).max()
+
+
+def test_positions_of_views_may_be_small_integers():
+    detector = GEO(transforms="dihedral", views=np.array([1, 3], np.uint8), **QUICK)
+    detector.fit(THREES[:20])
+    views = Views(detector.views_, (8, 8))
+    assert detector.scored_views_ == views.subset(np.array([1, 3], np.uint8)).views
+
+
+def test_torch_may_have_another_default_dtype():
+    torch.set_default_dtype(torch.float64)
+    try:
+        scores = GEO(transforms=FLIP, **QUICK).fit(THREES[:20]).score_samples(THREES[:2])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.isfinite(scores).all()
 
 
 def test_one_sample_and_rows_of_one_feature():
@@ -452,7 +551,9 @@ def test_images_that_are_not_square():
 
 def test_views_scored():
     detector = GEO(transforms="dihedral", views=4, **QUICK).fit(THREES[:40])
-    assert detector.scored_views_ == detector.views_[::2]
+    scored = detector.scored_views_
+    assert {view.turns for view in scored} == {0, 1, 2, 3}
+    assert [view.mirrored for view in scored].count(True) == 2
     z = logits_of(detector, THREES[:2])
     expected = np.mean([(detector.alpha_[i] - 1) @ log_softmax(z[0, i]) for i in (1, 6)])
     some = detector.set_params(views=[1, 6])

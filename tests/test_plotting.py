@@ -495,6 +495,10 @@ def test_views_refuse():
         ViewsDisplay.from_predictions(images, np.zeros((2, 3)), views=views)
     with pytest.raises(ValueError, match="Views are of images"):
         ViewsDisplay.from_predictions(np.zeros((2, 16)), np.zeros((2, 2)), views=views)
+    with pytest.raises(ValueError, match="NaN"):
+        ViewsDisplay.from_predictions(images, np.full((2, 2), np.nan), views=views)
+    with pytest.raises(TypeError, match=r"skad.images.View"):
+        ViewsDisplay.from_predictions(images, np.zeros((2, 2)), views=[0, 1])
     with pytest.raises(TypeError, match="explain_views is needed"):
         ViewsDisplay.from_estimator(KDE(), images)
     with pytest.raises(ValueError, match="max_rows=1"):

@@ -109,6 +109,8 @@ def test_dtypes_subsets_and_pickles():
     views = Views(geometric_views((8, 8)), (8, 8))
     images = RNG.integers(0, 255, size=(2, 8, 8)).astype(np.uint8)
     assert views(images).dtype == np.uint8
+    big_endian = images.astype(">f8")
+    assert_array_equal(views(big_endian), views(images))
     assert_array_equal(views.subset([3, 70])(images), views(images)[:, [3, 70]])
     copied = pickle.loads(pickle.dumps(views))
     assert_array_equal(copied(images), views(images))
@@ -123,6 +125,8 @@ def test_dtypes_subsets_and_pickles():
         ([View(), View(turns=4)], (8, 8), ValueError, "Views 0 and 1 are the same"),
         ([], (8, 8), ValueError, "one view at least"),
         ([View()], (8,), ValueError, "size must be"),
+        ([View()], 8, ValueError, "size must be"),
+        (None, (8, 8), TypeError, "a list of skad.images.View"),
         ([3], (8, 8), TypeError, "skad.images.View"),
         ([View(up=1.5)], (8, 8), TypeError, "a bool and three integers"),
     ],
@@ -138,6 +142,11 @@ def test_bad_images():
         views(np.zeros((2, 8, 9)))
     with pytest.raises(ValueError, match="1 views in their second axis"):
         views.adjoint(np.zeros((2, 3, 8, 8)))
+    with pytest.raises(TypeError, match="must be floating-point"):
+        views.adjoint(np.ones((2, 1, 8, 8), dtype=np.uint8))
+    for which in ([0, 0, 0], [0.0, 0.0], [[0], [0]]):
+        with pytest.raises(ValueError, match="an integer for each of 2 images"):
+            views.select(np.zeros((2, 8, 8)), which)
     with pytest.raises(TypeError, match="Numbers are needed"):
         views(np.full((2, 8, 8), "a"))
     with pytest.raises(ValueError, match="kind must be one of"):

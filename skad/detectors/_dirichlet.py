@@ -7,7 +7,7 @@ __all__ = ["SOLVERS", "fit_dirichlet"]
 
 SOLVERS = ("newton", "fixed_point")
 _LEAST = 1e-6  # of a start, whose digamma must be finite
-_NO_SPREAD = 1e-12
+_NO_SPREAD = 1e-14  # rounding
 _STEPS_BACK = 60
 
 

@@ -1,7 +1,8 @@
 """GEO: a network tells by which view an image is shown; what it can't tell is abnormal."""
 
 import warnings
-from math import ceil
+from inspect import signature
+from math import ceil, gcd
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,11 +10,11 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
-from skad._sklearn import Interval, StrOptions
+from skad._sklearn import Interval, StrOptions, check_parameters
 from skad.base import calibration_rows, read_classes
 from skad.detectors._dirichlet import SOLVERS
 from skad.detectors._view_calibration import ViewCalibration
-from skad.images import Views, geometric_views
+from skad.images import View, Views, geometric_views
 from skad.neural._detector import NeuralDetector
 from skad.neural._outlier_training import OutlierTraining
 from skad.neural._scaling import Scaling
@@ -28,6 +29,8 @@ __all__ = ["GEO"]
 _PAPER_EPOCHS = 200  # passes over the images that the paper's budget stands for
 _VIEWS_AT_ONCE = {"cpu": 144, "cuda": 2048}
 _CALIBRATION_ROWS = 1000
+_GOLDEN = (5**0.5 - 1) / 2
+_TINY, _ROUNDING = np.finfo(np.float64).tiny, 1e-6  # of scores that are float32 at bottom
 _KINDS = {"geometric", "dihedral", "upright"}
 
 
@@ -73,11 +76,11 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         images are further images to learn from, and are not scored. With
         ``normality="simple"`` that is what others call GEO+ [2]_.
     network : {"auto", "wrn-10-4", "wrn-16-8"}, torch.nn.Module or callable, default="auto"
-        What makes the feature maps, whose means a linear layer classifies. "auto" has four
-        convolutions for images of 28 pixels a side, some 65,000 weights, and is made for
-        CPUs; the others are the paper's wide residual networks, for 32 and 64 pixels. A
-        module is copied, and trained on from its weights; a callable makes one from
-        ``(C, H, W)``. Its output must be ``(n, D, u, v)``.
+        What makes the feature maps, whose means a linear layer classifies. "auto" is made
+        for CPUs: four convolutions for images of 28 pixels, some 33,000 weights. The others
+        are the paper's wide residual networks, for 32 and 64 pixels. A module is copied,
+        and all of it trained on from its weights; a callable makes one from ``(C, H, W)``.
+        Its output must be ``(n, D, u, v)``.
     normality : {"dirichlet", "simple", "log"}, default="dirichlet"
         "dirichlet" as above. "simple" and "log": the mean of :math:`-y_i` (the paper's
         :math:`\hat n_S`), and of :math:`-\log y_i`. With separate heads, their sum.
@@ -89,29 +92,29 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         Share of the images that the network does not train on, for the Dirichlet parameters
         and `view_accuracy_`. 0: they are from 1000 of the training images.
     views : int, list of int or None, default=None
-        Which views are scored: so many of them, evenly spread; by their position in
-        `views_`; or all. The time of scoring and explaining goes with their number. It may
-        be set after fitting; the threshold is that of the views that were scored then.
+        Which views are scored: so many of them, of all kinds; by their position in
+        `views_`; or all. The time of scoring and explaining goes with their number. This
+        and `normality` may be set after fitting, for scores; the threshold is then void.
     labels : {"signs", "classes"}, default="signs"
         What y of `fit` holds. "signs": +1 normal, -1 anomaly, 0 unlabelled. "classes": the
         classes of rows that are all normal, numbers or strings; the network learns to tell
-        them too, by a head that is not scored (section 5.5).
+        them too, by a head that is not scored (section 5.5). A Bag gives none.
     outliers : array-like, "confetti", "uniform", Confetti, callable or None, default=None
         Images unlike the normal ones, which the network learns to tell nothing of: a corpus
         in the shape of X, :class:`skad.images.Confetti`, or a callable ``(X, rng) -> X'``.
-        Rows with ``y = -1`` are used so too. "auto" is None where there are such rows, and
-        "confetti" where not.
+        Rows with ``y = -1`` are used so too. "auto" is None where there are such rows, else
+        "confetti", and "uniform" for tables.
     outlier_share : float in (0, 1), default=0.5
         Probability that a row of a batch gives its place to an outlier, if there are any.
     augment : callable or None, default=None
         Changes a batch before the views are made: ``(X, None) -> (X, None)``, tensors on
         the device, such as :class:`skad.neural.Augmentation`.
     explanation : {"cam", "expected_gradients"}, default="cam"
-        "cam" as above, at no more cost than the score. "expected_gradients": the gradient
-        of the score by the pixels, averaged on straight lines from `n_references` training
-        images :math:`x_r` to the image, times the differences, a mean over the references;
-        then :math:`u(x)` is the mean of :math:`o(x_r)`. Of images it is spread by the same
-        Gaussians as "cam".  It takes some 100 times as long.
+        "cam" as above, at two or three times the cost of the score. "expected_gradients":
+        the gradient of the score by the pixels, averaged on straight lines from
+        `n_references` training images :math:`x_r` to the image, times the differences, a
+        mean over the references; then :math:`u(x)` is the mean of :math:`o(x_r)`. Of images
+        it is spread by Gaussians too. It takes some 100 times as long.
     n_references : int, default=8
         Images that "expected_gradients" compares with.
     sigma : float or None, default=None
@@ -272,7 +275,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     _learned = (
         *NeuralDetector._learned,
         *OutlierTraining._learned_here,
-        *("classes_", "alpha_", "view_accuracy_", "references_", "mean_maps_"),
+        *("views_", "classes_", "alpha_", "view_accuracy_", "references_", "mean_maps_"),
     )
     _needs_anomalies = False
 
@@ -346,7 +349,9 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     @property
     def scored_views_(self):
         """The views whose mean is the score, a list of `skad.images.View`."""
-        return [self.views_[i] for i in self._scored]
+        if not hasattr(self, "net_"):
+            raise AttributeError("This GEO has no scored_views_: not fitted.")
+        return self._scored_by.views
 
     # What the rows are, and their views.
 
@@ -355,18 +360,26 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         shape = super()._row_shape
         return (1, 1, *shape) if len(shape) == 1 else shape
 
-    def _make_views(self):
-        size = self._row_shape[1:]
-        transforms = self.transforms
+    def _prepare_fit(self, X, y):
+        super()._prepare_fit(X, y)
+        self.views_ = self._wanted_views()
+        self._use_views()
+
+    def _wanted_views(self):
+        size, transforms = self._row_shape[1:], self.transforms
         if isinstance(transforms, str):
             transforms = geometric_views(size, transforms)
             if len(transforms) < 2:
                 raise ValueError(
                     f"GEO needs rows that can be seen by two views at least; X has "
-                    f"{self.n_features_in_} feature(s), and transforms={self.transforms!r}."
+                    f"{self.n_features_in_} feature(s), {size[0]} x {size[1]} pixels, and "
+                    f"transforms={self.transforms!r}."
                 )
-        self._views = Views(transforms, size)
-        self.views_ = self._views.views
+        return Views(transforms, size).views
+
+    def _use_views(self):
+        """Make what depends on `views_`."""
+        self._views = Views(self.views_, self._row_shape[1:])
         self._heads = ViewHeads.of(self.views_, self.heads)
         self._candidates = np.arange(len(self.views_))
         if self.heads == "separate":  # mirrored images are more images, not other views
@@ -374,16 +387,30 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
             self._candidates = np.flatnonzero(~mirrored | mirrored.all())
         _ = self._scored  # raises for bad `views`
 
+    def _check_same_views(self):
+        """Raise where a network that is trained already was trained on other views."""
+        self.views_ = [View(*view) for view in self.views_]  # as lists in files
+        wanted = self._wanted_views()
+        if wanted != self.views_:
+            raise ValueError(
+                f"The network tells {len(self.views_)} views apart, {self.views_[:3]} ...; "
+                f"transforms={self.transforms!r} stands for {len(wanted)}, {wanted[:3]} ..."
+            )
+
     @property
     def _scored(self):
         """Positions in `views_` of the views that are scored."""
+        check_parameters(self, "views")
         wanted, candidates = self.views, self._candidates
+        n = len(candidates)
         if wanted is None:
             return candidates
-        if isinstance(wanted, Integral):
-            if wanted > len(candidates):
-                raise ValueError(f"views={wanted}, but there are {len(candidates)}.")
-            return candidates[np.arange(wanted) * len(candidates) // wanted]
+        if isinstance(wanted, Integral) and not isinstance(wanted, bool):
+            if wanted > n:
+                raise ValueError(f"views={wanted}, but there are {n} that are scored.")
+            # Steps that share no divisor with the periods of turns and shifts.
+            step = next(s for s in range(int(_GOLDEN * n), 2 * n) if gcd(s, n) == 1)
+            return candidates[np.sort(np.arange(wanted) * step % n)]
         positions = np.asarray(wanted)
         if (
             positions.ndim != 1
@@ -395,7 +422,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
                 "views must be None, a number, or different positions in views_ of views "
                 f"that are scored, {candidates[0]} to {candidates[-1]}; got {wanted}."
             )
-        return positions
+        return positions.astype(np.intp)
 
     # Training.
 
@@ -407,21 +434,30 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         return ceil(_PAPER_EPOCHS / k) * k
 
     def _train(self, X, y, *, go_on, epochs=None):
-        before = getattr(self, "classes_", None)
+        known = getattr(self, "classes_", None)
         self.classes_, self._class_numbers = None, None
         if self.labels == "classes" and y is not None:
             self.classes_, self._class_numbers = read_classes(y, len(X))
             y = None
-        if go_on and before != self.classes_:
-            raise ValueError(
-                f"The network knows the classes {before}; y holds {self.classes_}."
-            )
+        if go_on:
+            self._take_known_classes(known)
         super()._train(X, y, go_on=go_on, epochs=epochs)
         self._calibrate(self._normal_part(X, y)[self._aside])
         del self._aside
 
+    def _take_known_classes(self, known):
+        """Give the classes the numbers that the network knows them by."""
+        if known is None and self.classes_ is None:
+            return
+        if not set(self.classes_ or ()) <= set(known or ()) or self.classes_ is None:
+            raise ValueError(
+                f"The network goes on with the classes {known}, and labels='classes'; the "
+                f"rows have the classes {self.classes_}."
+            )
+        numbers = np.array([known.index(name) for name in self.classes_])
+        self.classes_, self._class_numbers = known, numbers[self._class_numbers]
+
     def _training_set(self, X, y, device):
-        self._make_views()
         X, labels, expose = super()._training_set(X, y, device)
         if self._class_numbers is not None:
             labels = torch.from_numpy(self._class_numbers).float()
@@ -444,7 +480,8 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         return n_held_out
 
     def _make_module(self):
-        self._make_views()
+        self._check_same_views()
+        self._use_views()
         scaling = None
         if self.image_shape_ is not None:  # the paper's values, from -1 to 1
             scaling = Scaling(mean=0.5, std=0.5)
@@ -459,7 +496,18 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
 
     @property
     def _params_of_net(self):
-        return {"optimizer__weight_decay": self.weight_decay, **super()._params_of_net}
+        params, decay = super()._params_of_net, "optimizer__weight_decay"
+        if decay in params:
+            raise ValueError(f"net_params sets {decay}, which GEO sets by weight_decay.")
+        if self.weight_decay == 0:
+            return params
+        optimizer = params.get("optimizer", torch.optim.Adam)
+        if "weight_decay" not in signature(optimizer).parameters:
+            raise ValueError(
+                f"{optimizer.__name__} has no weight decay; set weight_decay=0, which is "
+                f"{self.weight_decay}."
+            )
+        return {**params, decay: self.weight_decay}
 
     def _make_criterion(self):
         return ViewLoss(self._heads, self._n_classes)
@@ -478,14 +526,15 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
             logits, maps = outputs[..., :n_logits], outputs[..., n_logits:]
             calibration.add(logits, maps.unflatten(-1, self._map_shape))
         self.mean_maps_ = calibration.mean_maps
+        check_parameters(self, "solver")
         self.alpha_, n_failed = calibration.dirichlet(self.solver)
-        self.view_accuracy_, _ = calibration.accuracy()
+        self.view_accuracy_ = calibration.accuracy()
         complaints = [calibration.complaint()]
         if n_failed and self.normality == "dirichlet":
             complaints.append(
                 f"There is no Dirichlet distribution for {n_failed} of "
-                f"{len(self._candidates)} views: what the network says of them is the same "
-                f'for {len(X)} rows. They are scored as by normality="log".'
+                f"{len(self._candidates)} views: what the network says of them is all but "
+                f'the same for {len(X)} rows. They are scored as by normality="log".'
             )
         for text in filter(None, complaints):
             warnings.warn(text, ConvergenceWarning, stacklevel=6)
@@ -498,7 +547,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
 
     def _fit_copy(self, copy, X, train):
         classes = getattr(self, "_class_numbers", None)
-        if classes is None:
+        if classes is None or len(np.unique(classes[train])) < 2:
             return super()._fit_copy(copy, X, train)
         return copy.fit(X[train], classes[train])
 
@@ -509,7 +558,8 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         """
         some = train[calibration_rows(len(train), _CALIBRATION_ROWS)]
         own, others = self._outlier_score(X[some]), -copy.score_samples(X[some])
-        factor = own.std() / max(others.std(), np.finfo(float).tiny)
+        spread = [scores.std() / max(abs(scores).max(), _TINY) for scores in (own, others)]
+        factor = own.std() / others.std() if min(spread) > _ROUNDING else 1.0
         return own.mean() + factor * (-copy.score_samples(X[test]) - others.mean())
 
     # Score.
@@ -544,5 +594,6 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
 
     @property
     def _view_score(self):
+        check_parameters(self, "normality")
         alpha = torch.from_numpy(self.alpha_[self._own])
         return ViewScore(self.normality, self._heads.subset(self._scored), alpha)

@@ -13,9 +13,9 @@ __all__ = ["ViewCalibration"]
 _TOLD_APART = 0.2
 _FACTORS = {
     "mirrored": "mirrored images from others",
-    "up": "images shifted up from such shifted down, or not",
-    "left": "images shifted to the left from such shifted to the right, or not",
-    "turns": "images turned by quarters",
+    "up": "how far images are shifted up or down",
+    "left": "how far images are shifted to the left or right",
+    "turns": "how far images are turned",
 }
 
 
@@ -87,34 +87,43 @@ class ViewCalibration:
         accuracy : dict of str to float
             Of "mirrored", "up", "left" and "turns", where views differ in it and a head
             tells it; and of "view", where one head tells all.
-        chance : dict of str to float
-            What guessing gives.
         """
         shares, marks = self._sums[2] / self._n, self.heads.right()
         if self.heads.names == ["view"]:
-            factors = {n: np.array([getattr(v, n) for v in self.views]) for n in _FACTORS}
-            marks = {n: f[:, None] == f for n, f in factors.items() if len(set(f)) > 1}
-            marks["view"] = np.eye(len(self.views))
-            shares = dict.fromkeys(marks, shares)
-        else:
-            names = self.heads.names
-            shares, marks = (
-                dict(zip(names, self.heads.split(v), strict=True)) for v in (shares, marks)
-            )
-        marks = {name: np.asarray(mark, dtype=np.float64) for name, mark in marks.items()}
-        accuracy = {
-            n: float((shares[n].numpy() * m).sum(1).mean()) for n, m in marks.items()
-        }
-        return accuracy, {name: float(mark.mean()) for name, mark in marks.items()}
+            same = {n: f[:, None] == f for n, f in self._factors().items()}
+            same["view"] = marks.numpy()
+            return {n: float((shares.numpy() * m).sum(1).mean()) for n, m in same.items()}
+        by_head = zip(
+            self.heads.names, *map(self.heads.split, (shares, marks)), strict=True
+        )
+        return {name: float((s * m).sum(1).mean()) for name, s, m in by_head}
+
+    def _factors(self):
+        """Give what the views differ in."""
+        factors = {name: [getattr(v, name) for v in self.views] for name in _FACTORS}
+        return {n: np.array(f) for n, f in factors.items() if len(set(f)) > 1}
+
+    def chance(self):
+        """Give the accuracy of knowing all factors but one, and guessing that."""
+        factors = self._factors()
+        if self.heads.names != ["view"]:
+            return {n: 1 / len(set(f)) for n, f in factors.items() if n in self.heads.names}
+        chance = {}
+        for name in factors:
+            others = [f for other, f in factors.items() if other != name]
+            alike = np.ones((len(self.views),) * 2, dtype=bool)
+            for factor in others:
+                alike &= factor[:, None] == factor
+            chance[name] = float((1 / alike.sum(axis=1)).mean())
+        return chance
 
     def complaint(self):
         """Say which views can't be told apart; None if all can."""
-        accuracy, chance = self.accuracy()
-        factors = [name for name in _FACTORS if name in accuracy]
+        accuracy, chance = self.accuracy(), self.chance()
         alike = [
             name
-            for name in factors
-            if accuracy[name] - chance[name] < _TOLD_APART * (1 - chance[name])
+            for name, guessed in chance.items()
+            if accuracy[name] - guessed < _TOLD_APART * (1 - guessed)
         ]
         if not alike:
             return None
@@ -123,8 +132,7 @@ class ViewCalibration:
             f"{100 * chance[name]:.0f} %)"
             for name in alike
         )
-        if alike == factors:
+        advice = "Train longer, or give transforms without such views."
+        if len(alike) == len(chance):
             advice = "As no views can be told apart, the scores tell little."
-        else:
-            advice = "Train longer, or give transforms without such views."
         return f"The network can't tell {what}. {advice}"

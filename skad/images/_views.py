@@ -77,7 +77,7 @@ def geometric_views(size, kind="geometric"):
     >>> geometric_views((28, 28))[5]
     View(mirrored=False, up=0, left=-7, turns=1)
     """
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"kind must be one of {sorted(_KINDS)}, got {kind!r}.")
     size = _checked_size(size)
     mirrored, shifts, turns = _KINDS[kind]
@@ -135,6 +135,8 @@ class Views:
 
     def __init__(self, views, size):
         self.size = _checked_size(size)
+        if not np.iterable(views):
+            raise TypeError(f"views must be a list of skad.images.View; got {views!r}.")
         self.views = [_checked_view(view, self.size) for view in views]
         if not self.views:
             raise ValueError("There must be one view at least; got none.")
@@ -167,9 +169,10 @@ class Views:
         -------
         views : Views
         """
+        which = np.asarray(which, dtype=np.intp)
         views = Views.__new__(Views)
         views.size, views.views = self.size, [self.views[i] for i in which]
-        views.table = self.table[torch.as_tensor(which)]
+        views.table = self.table[torch.from_numpy(which)]
         return views
 
     def __call__(self, images):
@@ -204,7 +207,13 @@ class Views:
         views : array or tensor of the shape, kind, dtype and device of the images
         """
         images, back = self._read(images, 1)
-        rows = self.table.to(images.device)[torch.as_tensor(which, device=images.device)]
+        which = torch.as_tensor(which, device=images.device)
+        if which.shape != images.shape[:1] or which.is_floating_point():
+            raise ValueError(
+                f"which must hold an integer for each of {len(images)} images; got "
+                f"{which.dtype}, shape {tuple(which.shape)}."
+            )
+        rows = self.table.to(images.device)[which.long()]
         flat = images.flatten(-2)
         rows = rows.view(len(rows), *[1] * (flat.ndim - 2), -1).expand_as(flat)
         return back(flat.gather(-1, rows).view_as(images))
@@ -224,6 +233,8 @@ class Views:
         images : array or tensor of shape (n, H, W) or (n, C, H, W)
         """
         maps, back = self._read(maps, 2)
+        if not maps.is_floating_point():
+            raise TypeError(f"maps must be floating-point numbers, not {maps.dtype}.")
         if maps.shape[1] != len(self):
             raise ValueError(
                 f"maps must have {len(self)} views in their second axis; got shape "
@@ -242,7 +253,8 @@ class Views:
             images = np.asarray(images)
             if images.dtype.kind not in "biuf":
                 raise TypeError(f"Numbers are needed, not {images.dtype}.")
-            images, back = torch.from_numpy(images.copy()), torch.Tensor.numpy
+            native = images.astype(images.dtype.newbyteorder("="))  # a copy, always
+            images, back = torch.from_numpy(native), torch.Tensor.numpy
         allowed = n_axes + 2, n_axes + 3
         if images.ndim not in allowed or tuple(images.shape[-2:]) != self.size:
             raise ValueError(
@@ -253,7 +265,7 @@ class Views:
 
 
 def _checked_size(size):
-    size = tuple(size)
+    size = tuple(size) if np.iterable(size) else (size,)
     if len(size) != 2 or not all(isinstance(n, Integral) and n > 0 for n in size):
         raise ValueError(f"size must be (H, W), positive integers; got {size}.")
     return tuple(map(int, size))

@@ -100,7 +100,7 @@ def make_view_network(network, row_shape, n_outputs, *, scaling):
     """
     named = isinstance(network, str)
     if named:
-        layers = VIEW_NETWORKS[network](row_shape)
+        layers = VIEW_NETWORKS[network](row_shape).float()
     else:
         layers = make_module(network, row_shape).requires_grad_(True)
     n_features, *size = _map_shape(layers, row_shape)
@@ -115,11 +115,13 @@ def _map_shape(layers, row_shape):
     rows = torch.zeros((2, *row_shape), dtype=torch.float32)
     try:
         with torch.no_grad():
-            shape = tuple(layers(rows).shape)
-    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
+            maps = layers(rows)
+    except Exception as error:  # whatever a user's module raises
         raise ValueError(
-            f"The network fails on rows of shape {row_shape}: {error}"
+            f"The network fails on rows of shape {row_shape}: "
+            f"{type(error).__name__}: {error}"
         ) from error
+    shape = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
     if len(shape) != 4 or shape[0] != 2:
         raise ValueError(
             "The network must give feature maps, (n, D, u, v), whose mean is classified; "

@@ -1,11 +1,12 @@
 """Relevance of a score of views: by pixel, by two ways, and by view."""
 
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 
-from skad._sklearn import Interval, StrOptions
+from skad._sklearn import Interval, StrOptions, check_parameters
 from skad.relevance._class_activation import activation_relevance
 from skad.relevance._path import mean_gradient
 from skad.relevance._receptive_field import ReceptiveField
@@ -55,6 +56,8 @@ class ViewRelevance:
     @property
     def reference_score_(self):
         """The outlier score that relevance starts from."""
+        if not hasattr(self, "net_"):
+            raise AttributeError("This detector has no reference_score_: not fitted.")
         return float(self._reference_view_scores().mean())
 
     @property
@@ -62,8 +65,10 @@ class ViewRelevance:
         return self.explanation == "expected_gradients"  # a map smears
 
     def _relevance(self, X):
+        check_parameters(self, "explanation", "sigma")
         if self.explanation == "cam":
-            return self._in_blocks(self._activation_maps, X).reshape(X.shape)
+            maps = partial(self._activation_maps, *self._reference, self._upsampling)
+            return self._in_blocks(maps, X).reshape(X.shape)
         return np.concatenate([self._against_references(x[None]) for x in X])
 
     def _unattributed(self, X):
@@ -84,11 +89,10 @@ class ViewRelevance:
         maps = torch.from_numpy(self.mean_maps_[self._own]).to(net.heads.weight.device)
         return maps, net.classify(maps).detach().double()
 
-    def _activation_maps(self, batch):
+    def _activation_maps(self, reference, start, upsampling, batch):
         net, views = self.net_.module_, self._scored_by
         maps = net.maps(views(batch).flatten(0, 1))
         logits = net.classify(maps).double().unflatten(0, (len(batch), -1))
-        reference, start = self._reference
         gradient = mean_gradient(self._view_score, start.expand_as(logits), logits)
         places = activation_relevance(
             maps,
@@ -97,7 +101,7 @@ class ViewRelevance:
             net.heads.weight.double(),
             gradient.flatten(0, 1),
         )
-        pixels = self._upsampling(places).unflatten(0, (len(batch), -1))
+        pixels = upsampling(places).unflatten(0, (len(batch), -1))
         heat = views.adjoint(pixels)[:, None] / len(views)
         return heat.expand_as(batch) / batch.shape[1]
 

@@ -61,7 +61,7 @@ def row_titles(n, scores, labels):
     return ["\n".join(line) for line in lines]
 
 
-def _finite(array, name):
+def finite(array, name):
     array = np.asarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has NaN or infinite values.")
@@ -70,7 +70,7 @@ def _finite(array, name):
 
 def planes(array, name, X, shape, any_length=False):
     """Give maps as (n, channels, H, W), from any of the shapes they may come in."""
-    array = _finite(array, name)
+    array = finite(array, name)
     height, width = shape[-2:]
     image, row = (prod(shape[:-2]), height, width), array.shape[1:]
     plane = (1, height, width)
@@ -86,7 +86,7 @@ def heat_maps(array, name, X, shape, any_length=False):
 
 
 def table(array, name, X):
-    array = _finite(array, name)
+    array = finite(array, name)
     if array.shape != X.shape:
         raise ValueError(f"{name} has shape {array.shape}, but X has shape {X.shape}.")
     return array

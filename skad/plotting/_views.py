@@ -7,6 +7,7 @@ from skad.explanation import explain
 from skad.plotting._checks import (
     check_count,
     dense,
+    finite,
     heat_maps,
     image_shape_of,
     row_titles,
@@ -134,6 +135,7 @@ class ViewsDisplay:
                 "itself, and the rows that it sees."
             )
         check_count(X, max_rows)
+        _image_shape(dense(X), estimator.image_shape_)
         return cls.from_predictions(
             X,
             estimator.explain_views(X),
@@ -216,20 +218,16 @@ class ViewsDisplay:
         plt = import_pyplot()
         check_count(self.inputs, max_rows)
         inputs = dense(self.inputs)
-        shape = image_shape_of(inputs, self.image_shape)
-        if shape is None:
-            raise ValueError(
-                "Views are of images: give (n, H, W), (n, C, H, W), or image_shape; got "
-                f"flat rows of shape {inputs.shape}."
-            )
+        shape = _image_shape(inputs, self.image_shape)
+        views = _views_of(self.views, shape)
         contributions = self._checked_contributions(inputs)
         titles = row_titles(len(inputs), self.scores, self.labels)
-        places, rows, turns = _grid(self.views)
+        places, rows, turns = _grid(views.views)
         squares = np.ma.masked_all((len(inputs), len(rows), len(turns)))
         squares[:, places[:, 0], places[:, 1]] = contributions
         reach = np.abs(contributions).max() or 1
         options = {"cmap": cmap, "vmin": -reach, "vmax": reach}
-        columns = [*self._pictures(inputs, shape), ("views", squares, options)]
+        columns = [*self._pictures(inputs, shape, views), ("views", squares, options)]
         if figure is None:
             size = maps_size(titles, shape, len(columns) + 1)
             figure = plt.figure(figsize=figsize or size, layout="compressed")
@@ -251,9 +249,9 @@ class ViewsDisplay:
                 f"contributions must have shape ({len(X)}, {len(self.views)}), a row for "
                 f"each image and a column for each view; got {contributions.shape}."
             )
-        return contributions
+        return finite(contributions, "contributions")
 
-    def _pictures(self, X, shape):
+    def _pictures(self, X, shape, views):
         """Give the columns of pictures: images, heat maps, the view that adds most."""
         grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
         shown = pictures(X, shape)
@@ -263,17 +261,30 @@ class ViewsDisplay:
             low, high = color_scale(heat, 0.99)
             yield "relevance", heat, {"cmap": "inferno", "vmin": low, "vmax": high}
         worst = np.argmax(self.contributions, axis=1)
-        seen = [_seen(p, self.views[i]) for p, i in zip(shown, worst, strict=True)]
+        seen = [_seen(p, views.subset([i])) for p, i in zip(shown, worst, strict=True)]
         yield "worst view", seen, grey
+
+
+def _image_shape(X, wanted):
+    shape = image_shape_of(X, wanted)
+    if shape is None:
+        raise ValueError(
+            "Views are of images: give (n, H, W), (n, C, H, W), or image_shape; got flat "
+            f"rows of shape {X.shape}."
+        )
+    return shape
+
+
+def _views_of(views, shape):
+    from skad.images import Views  # which brings torch
+
+    return Views(views, shape[-2:])
 
 
 def _seen(picture, view):
     """Show a picture (H, W) or (H, W, 3) by a view."""
-    from skad.images import Views  # which brings torch
-
-    size = picture.shape[:2]
     planes = np.moveaxis(picture[..., None] if picture.ndim == 2 else picture, -1, 0)
-    seen = np.moveaxis(Views([view], size)(planes)[:, 0], 0, -1)
+    seen = np.moveaxis(view(planes)[:, 0], 0, -1)
     return seen[..., 0] if picture.ndim == 2 else seen
 
 
