@@ -138,7 +138,6 @@ def run(args, kind, seed):
         "cam": detector,
         "expected gradients": changed(detector, explanation="expected_gradients"),
         "cam, labels at random": blind,
-        "cam, labels at random, log": changed(blind, normality="log"),
     }
     rows = [
         [

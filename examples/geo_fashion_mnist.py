@@ -41,7 +41,7 @@ TABLE_1 = {  # ROC AUC in per cent, by class
     "CAE-OC-SVM": (97.7, 89.9, 91.4, 90.7, 89.1, 88.5, 81.7, 98.7, 90.6, 98.6),
 }
 PICTURED = 7  # sneaker
-SHOWN = (7, 7, 5, 9, 0)
+SHOWN = (7, 7, 5, 5, 9)
 
 
 def main():

@@ -19,7 +19,12 @@ from skad.neural._detector import NeuralDetector
 from skad.neural._outlier_training import OutlierTraining
 from skad.neural._scaling import Scaling
 from skad.neural._seed import choose_device
-from skad.neural._view_networks import VIEW_NETWORKS, make_view_network, pointwise
+from skad.neural._view_networks import (
+    VIEW_NETWORKS,
+    ViewScorer,
+    make_view_network,
+    pointwise,
+)
 from skad.neural._view_relevance import ViewRelevance
 from skad.neural._view_training import RandomViews, ViewLoss
 from skad.relevance._view_score import VIEW_SCORES, ViewHeads, ViewScore
@@ -351,7 +356,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         """The views whose mean is the score, a list of `skad.images.View`."""
         if not hasattr(self, "net_"):
             raise AttributeError("This GEO has no scored_views_: not fitted.")
-        return self._scored_by.views
+        return self._scorer.views.views
 
     # What the rows are, and their views.
 
@@ -576,24 +581,18 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         outputs = torch.cat([net.classify(maps), maps.flatten(1)], dim=1)
         return outputs.unflatten(0, (len(batch), -1))
 
-    def _view_scores(self, batch):
-        logits = self.net_.module_(self._scored_by(batch).flatten(0, 1))
-        return self._view_score(logits.unflatten(0, (len(batch), -1)))
+    @property
+    def _scorer(self):
+        """Give what scores a batch, and each view of it."""
+        check_parameters(self, "normality")
+        scored = self._scored
+        own = np.searchsorted(self._candidates, scored)  # among those of `alpha_`
+        alpha = torch.from_numpy(self.alpha_[own])
+        score = ViewScore(self.normality, self._heads.subset(scored), alpha)
+        return ViewScorer(self.net_.module_, self._views.subset(scored), score, own)
+
+    def _outlier_score(self, X):
+        return self._in_blocks(self._scorer, X)
 
     def _score_block(self, batch):
-        return self._view_scores(batch).mean(dim=1)
-
-    @property
-    def _scored_by(self):
-        return self._views.subset(self._scored)
-
-    @property
-    def _own(self):
-        """Positions among the candidates of the views that are scored."""
-        return np.searchsorted(self._candidates, self._scored)
-
-    @property
-    def _view_score(self):
-        check_parameters(self, "normality")
-        alpha = torch.from_numpy(self.alpha_[self._own])
-        return ViewScore(self.normality, self._heads.subset(self._scored), alpha)
+        return self._scorer(batch)

@@ -57,11 +57,14 @@ def in_blocks(function, X, prepare, rows, device):
     -------
     values : Tensor of shape (n, ...), on the CPU
     """
-    values = []
+    values = None
     for start in range(0, len(X), rows):
         block = prepare(X[start : start + rows])
-        values.append(function(_whole(block, rows).to(device))[: len(block)].cpu())
-    return torch.cat(values)
+        value = function(_whole(block, rows).to(device))[: len(block)]
+        if values is None:  # one array: many small ones would keep memory in pieces
+            values = value.new_empty((len(X), *value.shape[1:]), device="cpu")
+        values[start : start + len(block)] = value
+    return values
 
 
 def _whole(block, rows):

@@ -1,5 +1,6 @@
 """Networks that tell by which view an image is shown: feature maps, their mean, heads."""
 
+from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
@@ -11,7 +12,13 @@ from skad.neural._scaling import Scaling
 from skad.relevance._modules import shared_copy
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
 
-__all__ = ["VIEW_NETWORKS", "ViewNetwork", "make_view_network", "pointwise"]
+__all__ = [
+    "VIEW_NETWORKS",
+    "ViewNetwork",
+    "ViewScorer",
+    "make_view_network",
+    "pointwise",
+]
 
 _CELL = 8  # pixels of a map that the paper's networks average over
 _SMALLEST_MAP = 6  # pixels a side that strides go down to
@@ -79,6 +86,35 @@ class ViewNetwork(nn.Module):
         """Give the share of each place of a map in the mean of a cell: (cells, u * v)."""
         places = torch.eye(size[0] * size[1], dtype=torch.float64).view(-1, 1, *size)
         return self.pool(places).flatten(1).T
+
+
+@dataclass
+class ViewScorer:
+    """Score images by some views of them.
+
+    Parameters
+    ----------
+    network : ViewNetwork
+    views : Views
+    score : ViewScore
+        Of the logits of these views.
+    own : int array
+        Positions of the views among those that a detector learned about.
+    """
+
+    network: nn.Module
+    views: object
+    score: object
+    own: np.ndarray
+
+    def by_view(self, batch):
+        """Score each view of images (n, C, H, W): (n, n_views), float64."""
+        logits = self.network(self.views(batch).flatten(0, 1))
+        return self.score(logits.unflatten(0, (len(batch), -1)))
+
+    def __call__(self, batch):
+        """Score images: the mean over the views, (n,)."""
+        return self.by_view(batch).mean(dim=1)
 
 
 def make_view_network(network, row_shape, n_outputs, *, scaling):

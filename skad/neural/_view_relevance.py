@@ -23,10 +23,7 @@ class ViewRelevance:
     A class has the parameters `explanation`, `n_references` and `sigma`, the attributes
     `mean_maps_` and `references_`, and writes
 
-    - ``_scored_by``: the `Views` that are scored;
-    - ``_view_score``: their `ViewScore`;
-    - ``_own``: their positions in `mean_maps_`;
-    - ``_view_scores(batch)``: the score of each view of a batch;
+    - ``_scorer``: the `ViewScorer`;
     - ``_field``, ``_map_shape``: what an entry of the maps sees, and (D, u, v).
     """
 
@@ -50,8 +47,8 @@ class ViewRelevance:
             in the reference: ``explain_views(X).sum(axis=1) + reference_score_`` is the
             outlier score.
         """
-        scores = self._in_blocks(self._view_scores, self._validate(X))
-        return (scores - self._reference_view_scores()) / len(self._scored)
+        scores = self._in_blocks(self._scorer.by_view, self._validate(X))
+        return (scores - self._reference_view_scores()) / scores.shape[1]
 
     @property
     def reference_score_(self):
@@ -67,7 +64,9 @@ class ViewRelevance:
     def _relevance(self, X):
         check_parameters(self, "explanation", "sigma")
         if self.explanation == "cam":
-            maps = partial(self._activation_maps, *self._reference, self._upsampling)
+            reference, start = self._reference
+            steps = self._scorer, reference.double(), start, self._upsampling
+            maps = partial(self._activation_maps, *steps)
             return self._in_blocks(maps, X).reshape(X.shape)
         return np.concatenate([self._against_references(x[None]) for x in X])
 
@@ -77,8 +76,8 @@ class ViewRelevance:
     def _reference_view_scores(self):
         """Give the score of each view that relevance starts from."""
         if self.explanation == "cam":
-            return self._view_score(self._reference[1]).cpu().numpy()
-        return self._in_blocks(self._view_scores, self.references_).mean(axis=0)
+            return self._scorer.score(self._reference[1]).cpu().numpy()
+        return self._in_blocks(self._scorer.by_view, self.references_).mean(axis=0)
 
     # Against the mean maps.
 
@@ -86,23 +85,24 @@ class ViewRelevance:
     def _reference(self):
         """Give the mean maps of each scored view, and their logits."""
         net = self.net_.module_
-        maps = torch.from_numpy(self.mean_maps_[self._own]).to(net.heads.weight.device)
+        maps = torch.from_numpy(self.mean_maps_[self._scorer.own]).to(
+            net.heads.weight.device
+        )
         return maps, net.classify(maps).detach().double()
 
-    def _activation_maps(self, reference, start, upsampling, batch):
-        net, views = self.net_.module_, self._scored_by
+    def _activation_maps(self, scorer, reference, start, upsampling, batch):
+        net, views = scorer.network, scorer.views
         maps = net.maps(views(batch).flatten(0, 1))
         logits = net.classify(maps).double().unflatten(0, (len(batch), -1))
-        gradient = mean_gradient(self._view_score, start.expand_as(logits), logits)
+        gradient = mean_gradient(scorer.score, start.expand_as(logits), logits)
         places = activation_relevance(
-            maps,
-            reference.repeat(len(batch), 1, 1, 1),
+            maps.unflatten(0, (len(batch), -1)),
+            reference,
             net.cells(maps.shape[-2:]).to(logits.device),
             net.heads.weight.double(),
-            gradient.flatten(0, 1),
+            gradient,
         )
-        pixels = upsampling(places).unflatten(0, (len(batch), -1))
-        heat = views.adjoint(pixels)[:, None] / len(views)
+        heat = views.adjoint(upsampling(places))[:, None] / len(views)
         return heat.expand_as(batch) / batch.shape[1]
 
     @property
@@ -121,15 +121,12 @@ class ViewRelevance:
         )
         row = row.expand_as(references)
         with torch.inference_mode(False), torch.enable_grad():
-            score = _ByAutograd(self._score_of_flat)
+            score = _ByAutograd(self._scorer, self._row_shape)
             gradient = mean_gradient(score, references, row, n_nodes=_NODES)
         relevance = ((row - references) * gradient).mean(dim=0).view(self._row_shape)
         if self.image_shape_ is not None:
             relevance = self._smoothing(relevance)
         return relevance.view(1, -1).cpu().numpy()
-
-    def _score_of_flat(self, rows):
-        return self._score_block(rows.float().view(-1, *self._row_shape))
 
     @property
     def _smoothing(self):
@@ -139,17 +136,17 @@ class ViewRelevance:
 
 
 class _ByAutograd:
-    """A score with its gradient."""
+    """A score of flat rows with its gradient."""
 
-    def __init__(self, function):
-        self.function = function
+    def __init__(self, score, row_shape):
+        self.score, self.row_shape = score, row_shape
 
     def __call__(self, x):
-        """Score rows (n, d)."""
-        with torch.no_grad():
-            return self.function(x)
+        """Score rows (n, d), float64."""
+        return self.score(x.float().view(-1, *self.row_shape)).detach()
 
     def gradient(self, x):
         """Differentiate the score of each row."""
         x = x.detach().requires_grad_()
-        return torch.autograd.grad(self.function(x).sum(), x)[0]
+        total = self.score(x.float().view(-1, *self.row_shape)).sum()
+        return torch.autograd.grad(total, x)[0]

@@ -17,18 +17,18 @@ def activation_relevance(maps, reference, cells, weights, gradient):
 
     Parameters
     ----------
-    maps, reference : tensor of shape (n, D, u, v)
+    maps, reference : tensor of shape (..., D, u, v)
         :math:`a` and :math:`a^0`, that broadcast.
     cells : float64 tensor of shape (n_cells, u * v)
         P, of which each row sums to 1.
     weights : float64 tensor of shape (k, D * n_cells)
         W, by channel and then by cell.
-    gradient : float64 tensor of shape (n, k)
+    gradient : float64 tensor of shape (..., k)
         G.
 
     Returns
     -------
-    relevance : float64 tensor of shape (n, u, v)
+    relevance : float64 tensor of shape (..., u, v)
 
     Examples
     --------
@@ -39,6 +39,7 @@ def activation_relevance(maps, reference, cells, weights, gradient):
     >>> activation_relevance(maps, torch.ones(1, 1, 1, 2), one.expand(1, 2) / 2, one, one)
     tensor([[[0., 2.]]], dtype=torch.float64)
     """
-    difference = maps.double() - reference.double()
-    by_cell = (gradient @ weights).view(*difference.shape[:2], len(cells))
-    return (difference * (by_cell @ cells).view_as(difference)).sum(1)
+    *size, n_channels, height, width = maps.shape
+    difference = (maps.double() - reference).flatten(-2)
+    by_cell = (gradient @ weights).view(*size, n_channels, len(cells))
+    return ((by_cell.mT @ difference) * cells).sum(-2).view(*size, height, width)
