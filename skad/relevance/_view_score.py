@@ -71,7 +71,8 @@ class ViewHeads:
 
     def log_softmax(self, logits):
         """Give float64 logarithms of each head's softmax, side by side."""
-        return torch.cat([z.double().log_softmax(-1) for z in self.split(logits)], dim=-1)
+        parts = [z.double().log_softmax(-1) for z in self.split(logits)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def predicted(self, logits):
         """Mark the likeliest class of each head, side by side: float64."""
