@@ -185,7 +185,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         The score that relevance starts from, the unattributed part.
     mean_maps_ : ndarray of shape (n_views, D, u, v), float32
         :math:`a^0`.
-    references_ : ndarray of shape (n_references, n_features_in_)
+    references_ : ndarray of shape (n_references, `n_features_in_`)
         Training rows that "expected_gradients" compares with.
     classes_ : tuple or None
         The classes that were learned, for ``labels="classes"``.
