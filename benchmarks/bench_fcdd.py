@@ -19,9 +19,12 @@ import numpy as np
 import torch
 from _common import (
     FAST,
+    LAYOUTS,
     TIMES,
     Bound,
+    Ends,
     columns,
+    ends_of,
     in_turns,
     interleaved,
     keep_memory,
@@ -33,7 +36,6 @@ from _common import (
     table,
 )
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback
 from torch.nn.functional import conv_transpose2d
 
 from skad import FCDD
@@ -48,7 +50,6 @@ LR = 1e-3
 EPOCHS = 2  # timed in each fit, after one that is not
 SLICE = 256  # rows that the raw network scores at once
 LEAST = 1e-30  # of a mean whose log(1 - exp(-a)) is taken
-LAYOUTS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
 
 
 @dataclass
@@ -241,20 +242,6 @@ class Training:
 
     ends: list
     loss: float
-
-
-class Ends(Callback):
-    """A skorch callback that notes when each epoch ended."""
-
-    def on_train_begin(self, net, **kwargs):
-        self.times = []
-
-    def on_epoch_end(self, net, **kwargs):
-        self.times.append(perf_counter())
-
-
-def ends_of(net):
-    return next(c.times for _, c in net.callbacks_ if isinstance(c, Ends))
 
 
 class RawLoop:

@@ -1,6 +1,6 @@
 """Speed and memory of skad's GEO, one thread, against the bare network on ready-made views.
 
-    python benchmarks/bench_geo.py                      # all sections, about 4 minutes
+    python benchmarks/bench_geo.py                      # all sections, about 6 minutes
     python benchmarks/bench_geo.py --quick              # tiny sizes: does it run?
     python benchmarks/bench_geo.py --sections train,score --repeats 5
 
@@ -20,9 +20,12 @@ from time import perf_counter
 import numpy as np
 import torch
 from _common import (
+    LAYOUTS,
     TIMES,
     Bound,
+    Ends,
     columns,
+    ends_of,
     forget_peak,
     in_fresh_process,
     in_turns,
@@ -39,7 +42,6 @@ from _common import (
 )
 from scipy.special import digamma, log_softmax
 from sklearn.exceptions import ConvergenceWarning
-from skorch.callbacks import Callback
 from torch import nn
 
 from skad import GEO
@@ -50,7 +52,6 @@ from skad.neural._view_networks import make_view_network
 
 LR, WEIGHT_DECAY = 1e-3, 5e-4
 EPOCHS = 2  # timed in each fit, after one that is not
-LAYOUTS = {"": torch.contiguous_format, ", channels last": torch.channels_last}
 N_VIEWS = 72
 SPREAD = 4.0  # of the logits that Dirichlet distributions are fitted to
 SAMPLES = 500
@@ -134,21 +135,10 @@ QUICK = Sizes(
 # --- section: train --------------------------------------------------------------------
 
 
-class Ends(Callback):
-    """A skorch callback that notes when each epoch ended."""
-
-    def on_train_begin(self, net, **kwargs):
-        self.times = []
-
-    def on_epoch_end(self, net, **kwargs):
-        self.times.append(perf_counter())
-
-
 def skad_epochs(case):
     """Give the seconds of epochs of a fit."""
     fitted = case.detector(EPOCHS + 1, callbacks=[Ends()], views=2).fit(case.images(case.n))
-    (ends,) = (c.times for _, c in fitted.net_.callbacks_ if isinstance(c, Ends))
-    return np.diff(ends).tolist()
+    return np.diff(ends_of(fitted.net_)).tolist()
 
 
 def raw_epochs(case, rows, classes, layout):

@@ -115,11 +115,11 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         Changes a batch before the views are made: ``(X, None) -> (X, None)``, tensors on
         the device, such as :class:`skad.neural.Augmentation`.
     explanation : {"cam", "expected_gradients"}, default="cam"
-        "cam" as above, at two or three times the cost of the score. "expected_gradients":
+        "cam" as above, at one to three times the cost of the score. "expected_gradients":
         the gradient of the score by the pixels, averaged on straight lines from
         `n_references` training images :math:`x_r` to the image, times the differences, a
         mean over the references; then :math:`u(x)` is the mean of :math:`o(x_r)`. Of images
-        it is spread by Gaussians too. It takes some 100 times as long.
+        it is spread by Gaussians too. It takes one or two hundred times as long.
     n_references : int, default=8
         Images that "expected_gradients" compares with.
     sigma : float or None, default=None
@@ -367,8 +367,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
 
     def _prepare_fit(self, X, y):
         super()._prepare_fit(X, y)
-        self.views_ = self._wanted_views()
-        self._use_views()
+        self._use(self._wanted_views())
 
     def _wanted_views(self):
         size, transforms = self._row_shape[1:], self.transforms
@@ -380,11 +379,11 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
                     f"{self.n_features_in_} feature(s), {size[0]} x {size[1]} pixels, and "
                     f"transforms={self.transforms!r}."
                 )
-        return Views(transforms, size).views
+        return Views(transforms, size)
 
-    def _use_views(self):
-        """Make what depends on `views_`."""
-        self._views = Views(self.views_, self._row_shape[1:])
+    def _use(self, views):
+        """Make what depends on the views."""
+        self._views, self.views_ = views, views.views
         self._heads = ViewHeads.of(self.views_, self.heads)
         self._candidates = np.arange(len(self.views_))
         if self.heads == "separate":  # mirrored images are more images, not other views
@@ -392,13 +391,12 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
             self._candidates = np.flatnonzero(~mirrored | mirrored.all())
         _ = self._scored  # raises for bad `views`
 
-    def _check_same_views(self):
+    def _check_same_views(self, wanted):
         """Raise where a network that is trained already was trained on other views."""
-        self.views_ = [View(*view) for view in self.views_]  # as lists in files
-        wanted = self._wanted_views()
-        if wanted != self.views_:
+        known = [View(*view) for view in self.views_]  # which are lists in files
+        if wanted != known:
             raise ValueError(
-                f"The network tells {len(self.views_)} views apart, {self.views_[:3]} ...; "
+                f"The network tells {len(known)} views apart, {known[:3]} ...; "
                 f"transforms={self.transforms!r} stands for {len(wanted)}, {wanted[:3]} ..."
             )
 
@@ -485,8 +483,9 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         return n_held_out
 
     def _make_module(self):
-        self._check_same_views()
-        self._use_views()
+        views = self._wanted_views()
+        self._check_same_views(views.views)
+        self._use(views)
         scaling = None
         if self.image_shape_ is not None:  # the paper's values, from -1 to 1
             scaling = Scaling(mean=0.5, std=0.5)
