@@ -17,6 +17,8 @@ _HOME = {
     "FCDD": "detectors",
     "GEO": "detectors",
     "HSC": "detectors",
+    "IOCN": "detectors",
+    "NormalizingFlow": "detectors",
     "PyODDetector": "detectors",
     "InlierTraining": "model_selection",
     "explain": "explanation",

@@ -31,6 +31,7 @@ from skad import (
     FCDD,
     GEO,
     HSC,
+    IOCN,
     KDE,
     AutoEncoder,
     Bag,
@@ -38,6 +39,7 @@ from skad import (
     DeepSAD,
     DeepSVDD,
     InlierTraining,
+    NormalizingFlow,
     PyODDetector,
 )
 from skad.neural import FeatureNet, fit_features
@@ -55,6 +57,7 @@ def signed_parts(row_shape=None):
 
 
 TRAINED = fit_features(ROWS, ROWS[:, 0] > 0, network=signed_parts, random_state=0)
+SMALL = {"max_epochs": 5, "n_blocks": 2, "hidden": 8, "n_members": 2}
 DETECTORS = [
     KDE(),
     KDE(kernel="student"),
@@ -87,6 +90,11 @@ DETECTORS = [
     GEO(max_epochs=5, held_out=0.2, false_alarm_rate=0.1),
     GEO(max_epochs=5, explanation="expected_gradients"),
     GEO(max_epochs=5, heads="separate", outliers="uniform", solver="fixed_point"),
+    IOCN(**SMALL),
+    IOCN(**SMALL, distance="data", held_out=0.0, false_alarm_rate=0.1),
+    IOCN(**SMALL, preprocessing="sphere", pull="p_norm"),
+    NormalizingFlow(**SMALL),
+    NormalizingFlow(**SMALL, early_stopping=True, false_alarm_rate=0.1),
     InlierTraining(KDE()),
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),

@@ -12,6 +12,8 @@ _HOME = {
     "FCDD": "_fcdd",
     "GEO": "_geo",
     "HSC": "_hsc",
+    "IOCN": "_iocn",
+    "NormalizingFlow": "_flow",
     "PyODDetector": "_pyod",
 }
 
@@ -19,12 +21,14 @@ __all__ = [
     "FCDD",
     "GEO",
     "HSC",
+    "IOCN",
     "KDE",
     "AutoEncoder",
     "Bag",
     "DeepOneClass",
     "DeepSAD",
     "DeepSVDD",
+    "NormalizingFlow",
     "PyODDetector",
 ]
 

@@ -8,13 +8,11 @@ import torch
 
 from skad._sklearn import Interval, StrOptions, check_parameters
 from skad.relevance._class_activation import activation_relevance
-from skad.relevance._path import mean_gradient
+from skad.relevance._path import ByAutograd, expected_gradients, mean_gradient
 from skad.relevance._receptive_field import ReceptiveField
 from skad.relevance._upsampling import GaussianUpsampling
 
 __all__ = ["ViewRelevance"]
-
-_NODES = 16  # of the path to a reference image
 
 
 class ViewRelevance:
@@ -119,11 +117,10 @@ class ViewRelevance:
             self._prepare(rows).to(device).flatten(1).double()
             for rows in (X, self.references_)
         )
-        row = row.expand_as(references)
         with torch.inference_mode(False), torch.enable_grad():
-            score = _ByAutograd(self._scorer, self._row_shape)
-            gradient = mean_gradient(score, references, row, n_nodes=_NODES)
-        relevance = ((row - references) * gradient).mean(dim=0).view(self._row_shape)
+            score = ByAutograd(self._scorer, self._row_shape)
+            relevance = expected_gradients(score, row, references[None])
+        relevance = relevance.view(self._row_shape)
         if self.image_shape_ is not None:
             relevance = self._smoothing(relevance)
         return relevance.view(1, -1).cpu().numpy()
@@ -133,20 +130,3 @@ class ViewRelevance:
         size, reach = self._row_shape[1:], [(n - 1) / 2 for n in self._field.size]
         field = ReceptiveField(tuple(-r for r in reach), tuple(reach), (1.0, 1.0))
         return GaussianUpsampling(field, size, size, sigma=self.sigma)
-
-
-class _ByAutograd:
-    """A score of flat rows with its gradient."""
-
-    def __init__(self, score, row_shape):
-        self.score, self.row_shape = score, row_shape
-
-    def __call__(self, x):
-        """Score rows (n, d), float64."""
-        return self.score(x.float().view(-1, *self.row_shape)).detach()
-
-    def gradient(self, x):
-        """Differentiate the score of each row."""
-        x = x.detach().requires_grad_()
-        total = self.score(x.float().view(-1, *self.row_shape)).sum()
-        return torch.autograd.grad(total, x)[0]

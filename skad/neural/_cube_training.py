@@ -1,0 +1,157 @@
+"""Training onto the cube: rows held out, networks that fail trained again, warnings."""
+
+import logging
+import warnings
+from math import nan
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+
+from skad._sklearn import Interval, StrOptions
+from skad.neural._invertible_detector import InvertibleDetector
+from skad.neural._invertible_training import PULLS, CubeNet, PullAndPush
+
+__all__ = ["CubeTraining"]
+
+_LOG = logging.getLogger("skad")
+# Training that goes well has norms between 1 and 10, and round trips below 1e-4.
+_WORST_ROUND_TRIP, _WORST_NORM = 1e-3, 50.0
+_LEAST_INSIDE = 0.1  # of the held-out rows
+_SLOWER = 1 / 3  # the learning rate of networks that are trained again
+_START_ROWS = 4000
+_SAMPLES = 1000
+
+
+class CubeTraining(InvertibleDetector):
+    """What detectors that map rows onto the cube add to `InvertibleDetector`.
+
+    A class has the parameters `pull`, `held_out` and `max_refits`.
+    """
+
+    _parameter_constraints = {
+        **InvertibleDetector._parameter_constraints,
+        "pull": [StrOptions(set(PULLS)), callable],
+        "held_out": [Interval(Real, 0, 1, closed="left")],
+        "max_refits": [Interval(Integral, 0, None, closed="left")],
+    }
+    early_stopping = False  # the loss is no measure of the fit
+
+    def _make_module(self):
+        return CubeNet(self._invertible_net())
+
+    def _make_criterion(self):
+        return PullAndPush(self.pull if callable(self.pull) else PULLS[self.pull])
+
+    def _training_set(self, X, y, device):
+        n_aside = round(self.held_out * len(X))
+        if len(X) - n_aside < 2:
+            raise ValueError(
+                f"held_out={self.held_out} holds {n_aside} of {len(X)} rows out; two at "
+                "least must train."
+            )
+        order = torch.randperm(len(X)).numpy()
+        self._aside = X[order[:n_aside]]
+        if n_aside:
+            X = X[np.sort(order[n_aside:])]
+        return super()._training_set(X, y, device)
+
+    def _before_training(self, net, rows):
+        # Half of the rows start within the cube.
+        net, d = net.module_.net, rows.shape[1]
+        with torch.no_grad():
+            radius = net(rows[:_START_ROWS].to(net.scale.device)).abs().amax(dim=2)
+            radius = radius.median(dim=1, keepdim=True).values[..., None]
+            net.scale *= torch.where(radius > 0, d / (d + 1) / radius, 1.0)
+
+    def _train(self, X, y, *, go_on, epochs=None):
+        self._may_refit = not go_on and epochs is None
+        super()._train(X, y, go_on=go_on, epochs=epochs)
+        del self._aside, self._may_refit
+
+    def _check_losses(self, losses):
+        # Whatever they are: the loss is negative while the rows have too little room.
+        super()._check_losses([self._start_loss] if losses else [])
+
+    def _run(self, net, rows, labels, epochs, seed, go_on):
+        super()._run(net, rows, labels, epochs, seed, go_on)
+        health = self._check_health(net, rows)
+        lr, n_refitted, n_refits = self.lr, 0, self.max_refits if self._may_refit else 0
+        for _ in range(n_refits):
+            if not (bad := _is_bad(health)).any():
+                break
+            lr, n_refitted = lr * _SLOWER, max(n_refitted, bad.sum())
+            _LOG.info("%d networks are trained again with lr=%.3g.", bad.sum(), lr)
+            other = self._make_net().set_params(lr=lr).initialize()
+            self._before_training(other, rows)
+            super()._run(other, rows, labels, epochs, seed, go_on)
+            health = _take_better(net, health, other, self._check_health(other, rows), bad)
+        self.diagnostics_ = {"refitted": int(n_refitted), **health}
+        self._warn_of(health, n_refitted, lr)
+
+    def _check_health(self, net, rows):
+        """Measure how well each network was fitted: arrays (n_members,), by name."""
+        norms = getattr(net.optimizer_, "norms", [])
+        norms = norms[-max(1, len(norms) // 10) :]
+        net = net.module_.net
+        unknown = torch.full((net.n_members,), nan)
+        with torch.no_grad():
+            cube = 2 * torch.rand(net.n_members, _SAMPLES, self.n_features_in_) - 1
+            cube = cube.to(net.scale.device)
+            error = (net(net.inverse(cube)) - cube).abs().amax(dim=(1, 2))
+            parts = rows[:_SAMPLES], self._tensor(self._aside[:_SAMPLES], "cpu")
+            shares = [
+                (net(p.to(cube.device)).abs().amax(dim=2) <= 1).double().mean(dim=1)
+                for p in parts
+            ]
+        figures = {
+            "round_trip": error.nan_to_num(torch.inf),
+            "gradient_norm": torch.stack(norms).median(0).values if norms else unknown,
+            "inside": shares[0],
+            "inside_held_out": shares[1],
+        }
+        return {name: values.double().cpu().numpy() for name, values in figures.items()}
+
+    def _warn_of(self, health, n_refitted, lr):
+        worst = {name: values.max() for name, values in health.items()}
+        n_bad, complaints = _is_bad(health).sum(), []
+        if n_bad:
+            complaints.append(
+                f"{n_bad} of {self.n_members} networks were fitted badly: samples of the "
+                f"cube come back with errors up to {worst['round_trip']:.2g} (1e-4 is good)"
+                f", gradients have norms up to {worst['gradient_norm']:.2g} (1 to 10 is "
+                f"good). Lower lr, which was {lr:.2g} last."
+            )
+        elif n_refitted:
+            complaints.append(
+                f"{n_refitted} of {self.n_members} networks were fitted badly with "
+                f"lr={self.lr:.2g}, and were trained again, at last with lr={lr:.2g}: now "
+                "all is well."
+            )
+        inside, fresh = health["inside"].mean(), health["inside_held_out"].mean()
+        if self._may_refit and fresh < _LEAST_INSIDE:
+            complaints.append(
+                f"Of {len(self._aside)} held-out rows, {fresh:.0%} lie within the cube, of "
+                f"the rows that trained {inside:.0%}: a positive score does not mean that "
+                "a row is abnormal here; go by `predict`."
+            )
+        for text in complaints:
+            warnings.warn(text, ConvergenceWarning, stacklevel=7)
+
+
+def _is_bad(health):
+    """Tell networks that are not invertible in float32, or whose training blows up."""
+    return (health["round_trip"] > _WORST_ROUND_TRIP) | (
+        health["gradient_norm"] > _WORST_NORM
+    )
+
+
+def _take_better(net, health, other, others, bad):
+    """Take bad members of another training where they are better; give their health."""
+    better = bad & (~_is_bad(others) | (others["round_trip"] < health["round_trip"]))
+    which = torch.from_numpy(better)
+    theirs = other.module_.state_dict()
+    for name, tensor in net.module_.state_dict().items():
+        tensor[which.to(tensor.device)] = theirs[name][which.to(tensor.device)]
+    return {name: np.where(better, others[name], health[name]) for name in health}

@@ -1,0 +1,195 @@
+"""What the detectors that train invertible networks have in common."""
+
+from math import ceil
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from skad._sklearn import Interval, StrOptions, check_parameters
+from skad.base import calibration_rows
+from skad.neural._blocks import block_rows
+from skad.neural._invertible import InvertibleNet
+from skad.neural._invertible_training import MemberAdam
+from skad.neural._scaling import ScaledRows, moments
+from skad.relevance._path import ByAutograd, expected_gradients
+
+__all__ = ["InvertibleDetector"]
+
+_STEPS = 1000
+_ROWS_A_STEP = 256
+_REFERENCE_ROWS = 2000
+
+
+class InvertibleDetector(ScaledRows):
+    """What detectors that train an `InvertibleNet` add to `NeuralDetector`.
+
+    Rows are flat to them, images too. Relevance is that of expected gradients, against
+    the nearest of the training rows that score low. A class has the parameters named
+    below, and writes
+
+    - ``_member_scores(batch)``: outlier scores by each network, a tensor (n_members, n);
+    - ``_pool(scores)``: one score of them, a tensor (n,).
+    """
+
+    _parameter_constraints = {
+        "n_blocks": [Interval(Integral, 1, None, closed="left")],
+        "hidden": [Interval(Integral, 1, None, closed="left")],
+        "n_members": [Interval(Integral, 1, None, closed="left")],
+        "clamp": [Interval(Real, 0, None, closed="neither")],
+        "preprocessing": [StrOptions({"standardize", "sphere"})],
+        "noise": [Interval(Real, 0, None, closed="left")],
+        "n_references": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+    }
+    _learned_here = (*ScaledRows._own_units, "references_")
+
+    # Rows.
+
+    @property
+    def _ignores_constant_features(self):
+        return self.preprocessing != "sphere"  # where its share of the length varies
+
+    @property
+    def _row_shape(self):
+        return (self.n_features_in_,)
+
+    def _learn_units(self, X):
+        mean, variance = moments(self._directed(X))
+        scale = np.sqrt(variance)
+        self._shift, self._scale = mean, np.where(scale > 0, scale, 1.0)
+
+    def _prepare(self, X):
+        return super()._prepare(self._directed(X))
+
+    def _directed(self, X):
+        """Scale rows to length 1, on the sphere."""
+        if self.preprocessing != "sphere":
+            return X
+        return X / _lengths(X)
+
+    def _as_rows(self, units, X):
+        """Give rows in the units of X back; on the sphere, with the lengths of X."""
+        rows = units.double().numpy() * self._scale + self._shift
+        return rows * _lengths(X) if self.preprocessing == "sphere" else rows
+
+    def _rows_of_a_block(self, device):
+        return block_rows(self.n_features_in_)
+
+    # Training.
+
+    def _training_set(self, X, y, device):
+        self._n_rows = len(X)
+        return X, None, _AddNoise(self.noise) if self.noise else None
+
+    @property
+    def _epochs_of_a_fit(self):
+        if self.max_epochs != "auto":
+            return self.max_epochs
+        return ceil(_STEPS / ceil(self._n_rows / self._rows_a_step(self._n_rows)))
+
+    def _rows_a_step(self, n):
+        if self.batch_size != "auto":
+            return self.batch_size
+        return ceil(n / ceil(n / _ROWS_A_STEP))  # all steps of one size
+
+    def _invertible_net(self):
+        return InvertibleNet(
+            self.n_features_in_,
+            n_blocks=self.n_blocks,
+            hidden=self.hidden,
+            n_members=self.n_members,
+            clamp=self.clamp,
+        )
+
+    @property
+    def _params_of_net(self):
+        return {"optimizer": MemberAdam, **super()._params_of_net}
+
+    def _train(self, X, y, *, go_on, epochs=None):
+        super()._train(X, y, go_on=go_on, epochs=epochs)
+        some = X[calibration_rows(len(X))]
+        scores = self._outlier_score(some)
+        normal = some[scores <= np.median(scores)]
+        self.references_ = normal[calibration_rows(len(normal), _REFERENCE_ROWS)]
+
+    # Score.
+
+    @property
+    def _net(self):
+        return self.net_.module_.net
+
+    def _score_block(self, batch):
+        return self._pool(self._member_scores(batch))
+
+    def member_scores(self, X):
+        """Score rows by each network alone.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+
+        Returns
+        -------
+        scores : ndarray of shape (n, n_members), float64
+            Outlier scores, higher is more abnormal.
+        """
+        return self._in_blocks(lambda rows: self._member_scores(rows).T, self._validate(X))
+
+    # Explanation.
+
+    def _relevance(self, X):
+        check_parameters(self, "n_references")
+        device = next(self._net.parameters()).device
+        references = self._units_of(self.references_).to(device)
+        nearest = self._nearest(X)
+        # A row is scored some `n_references` times at once.
+        n_parts = -(-len(X) * nearest.shape[1] // block_rows(X.shape[1]))
+        parts = np.array_split(np.arange(len(X)), max(1, min(n_parts, len(X))))
+        score = ByAutograd(self._score_block, self._row_shape)
+        with torch.inference_mode(False), torch.enable_grad():
+            return np.concatenate(
+                [
+                    expected_gradients(
+                        score,
+                        self._units_of(X[part]).to(device),
+                        references[torch.from_numpy(nearest[part])],
+                    )
+                    .cpu()
+                    .numpy()
+                    for part in parts
+                ]
+            )
+
+    def _unattributed(self, X):
+        """Give the mean score of the references of each row."""
+        return self._outlier_score(self.references_)[self._nearest(X)].mean(axis=1)
+
+    def _nearest(self, X):
+        """Give the positions in `references_` of the nearest to each row: (n, k)."""
+        k = min(self.n_references, len(self.references_))
+        search = NearestNeighbors(n_neighbors=k).fit(self._units_of(self.references_))
+        return search.kneighbors(self._units_of(X), return_distance=False)
+
+    def _units_of(self, X):
+        """Give rows in the network's units, float64."""
+        return self._prepare(X).double()
+
+
+class _AddNoise:
+    """Add Gaussian noise to a batch."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, X, y):
+        return X + self.scale * torch.randn_like(X), y
+
+
+def _lengths(X):
+    """Give the lengths of rows, 1 for rows of zeros, whatever the size of their entries."""
+    largest = abs(X).max(axis=1, keepdims=True)
+    largest = np.where(largest > 0, largest, 1.0)
+    lengths = largest * np.linalg.norm(X / largest, axis=1, keepdims=True)
+    return np.where(lengths > 0, lengths, 1.0)
