@@ -20,6 +20,7 @@ __all__ = ["InvertibleDetector"]
 _STEPS = 1000
 _ROWS_A_STEP = 256
 _REFERENCE_ROWS = 2000
+_FAR = 1e30  # the greatest score
 
 
 class InvertibleDetector(ScaledRows):
@@ -121,7 +122,11 @@ class InvertibleDetector(ScaledRows):
         return self.net_.module_.net
 
     def _score_block(self, batch):
-        return self._pool(self._member_scores(batch))
+        return self._pool(self._finite_scores(batch))
+
+    def _finite_scores(self, batch):
+        # Of rows so far off, or networks so badly fitted, that their z overflows.
+        return self._member_scores(batch).nan_to_num(nan=_FAR, posinf=_FAR).clamp(max=_FAR)
 
     def member_scores(self, X):
         """Score rows by each network alone.
@@ -135,7 +140,7 @@ class InvertibleDetector(ScaledRows):
         scores : ndarray of shape (n, n_members), float64
             Outlier scores, higher is more abnormal.
         """
-        return self._in_blocks(lambda rows: self._member_scores(rows).T, self._validate(X))
+        return self._in_blocks(lambda rows: self._finite_scores(rows).T, self._validate(X))
 
     # Explanation.
 
