@@ -1,17 +1,19 @@
-"""Which features were swapped: how well IOCN's explanations find them, and who else does.
+"""Which features were swapped: how well IOCN's explanations tell, and who else's.
 
-    python examples/iocn_explanations.py --data adbench/28_pendigits.npz --tables docs/tables
+    python examples/iocn_explanations.py --tables docs/tables
     python examples/iocn_explanations.py --quick
 
-In fresh normal rows of correlated data, 1, 2 or 3 of d features get values of other training
-rows, at least 2 standard deviations away: no value leaves the range of its feature, and only
-the company that it keeps is odd. Counted is the share of the swapped features among as many
-that rank first (precision at m).
+In fresh normal rows of correlated data, 1, 2 or 3 of d features get values of other
+training rows, at least 2 standard deviations away: no value leaves the range of its
+feature, and only the company that it keeps is odd. Counted is the share of the swapped
+features among as many that rank first (precision at m).
 
 "nearest rows" knows no detector: it is the squared difference to the 8 nearest training
-rows, by feature. Whether a score is complete is measured without the correction that makes
-it so. Data: three made-up sets, and pendigits of ADBench where ``--data``, or ``adbench`` in
-the folder ``SKAD_DATA``, has it.
+rows, by feature. Whether sums of relevance are complete is measured with and without the
+correction that makes them so.
+
+Data: three made-up sets, and pendigits of ADBench, where ``--data``, or ``adbench`` in the
+folder ``SKAD_DATA``, has it.
 """
 
 import argparse

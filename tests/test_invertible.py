@@ -178,6 +178,13 @@ def test_likelihood_by_hand():
     assert loss.item() == pytest.approx(-density.mean(), abs=1e-10)
 
 
+def test_likelihood_is_robust_by_hand():
+    z, log_det = torch.tensor([[[12.0, -1.0]]]), torch.tensor([[0.5]])
+    # 12^2 / 2 is replaced by 10^2 / 2 + 10 (12 - 10).
+    loss = Likelihood()((z, log_det), None, None).item()
+    assert loss == pytest.approx(70 + 0.5 + np.log(2 * np.pi) - 0.5, rel=1e-6)
+
+
 def test_members_train_as_they_would_alone():
     both, x = make_net(4), torch.randn(30, 4)
     loss = Likelihood()(DensityNet(both)(x), x, None)

@@ -5,6 +5,7 @@ from skad.neural._invertible_detector import InvertibleDetector
 from skad.neural._invertible_training import (
     DensityNet,
     Likelihood,
+    MemberAdam,
     negative_log_likelihood,
 )
 
@@ -117,8 +118,9 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
     -----
     A density depends on the units: of two rows, another choice of units may call the other
     one less likely. Without `noise`, rows that repeat, or whole numbers, have a density
-    that grows without end. Far from the training rows z grows fast, and scores of many
-    millions are no error.
+    that grows without end. In training an entry of z beyond 10 costs linearly more, not by
+    its square, so that one row of a heavy tail does not rule the gradient. Far from the
+    training rows z grows fast, and scores of many millions are no error.
 
     References
     ----------
@@ -202,6 +204,14 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
 
     def _make_criterion(self):
         return Likelihood()
+
+    @property
+    def _params_of_net(self):
+        params = super()._params_of_net
+        if params["optimizer"] is MemberAdam:
+            # Adam's own: a likelihood does not mind the steps that small gradients make.
+            params.setdefault("optimizer__eps", 1e-8)
+        return params
 
     def _member_scores(self, batch):
         z, log_det = self._net(batch, log_det=True)
