@@ -86,7 +86,7 @@ def test_copies():
     other.load_state_dict(net.state_dict())
     for copied in (again, other):
         assert torch.equal(copied(x), net(x))
-        assert copied.blocks[0].rotation.dtype == torch.float64
+        assert copied.rotation.dtype == torch.float64
 
 
 # --- distances -------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def cube_gradient(rows, scale):
     """Norm of the gradient of IOCN's loss for a rotation-free map ``scale * x``."""
     torch.manual_seed(0)
     net = InvertibleNet(3, n_blocks=1)
-    net.blocks[0].rotation.copy_(torch.eye(3))
+    net.rotation.copy_(torch.eye(3))
     net.scale.fill_(scale)
     PullAndPush()(CubeNet(net)(rows), rows, None).backward()
     gradients = [p.grad for p in net.parameters() if p.grad is not None]

@@ -207,7 +207,7 @@ def test_counterfactual_of_far_rows_and_of_images():
 
 def test_counterfactual_where_the_networks_disagree_is_a_training_row(iocn):
     apart = pickle.loads(pickle.dumps(iocn))
-    apart.net_.module_.net.blocks[-1].o.data[1] += 1e4
+    apart.net_.module_.net.o.data[1, -1] += 1e4
     normal = apart.counterfactual(FRESH[:4])
     assert all((row == apart.references_).all(axis=1).any() for row in normal)
 

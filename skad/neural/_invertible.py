@@ -61,9 +61,28 @@ class InvertibleNet(nn.Module):
 
     def __init__(self, n_features, *, n_blocks=8, hidden=64, n_members=1, clamp=2.0):
         super().__init__()
-        shape = n_members, n_features, hidden, clamp
-        self.blocks = nn.ModuleList(_Block(*shape) for _ in range(n_blocks))
+        self.n_blocks, self.clamp = n_blocks, clamp
+        self.n_kept = ceil(n_features / 2)
+        self.n_moved = n_features - self.n_kept
+        # The blocks of a member lie side by side: few tensors make quick steps.
+        n, bound = n_blocks, self.n_kept**-0.5
+        if self.n_moved:
+            self.w1 = _uniform(bound, n_members, n * self.n_kept, hidden)
+            self.b1 = _uniform(bound, n_members, n, hidden)
+            self.w2 = _zeros(n_members, n * hidden, 2 * self.n_moved)
+            self.b2 = _zeros(n_members, n, 2 * self.n_moved)
+        self.p = _zeros(n_members, n, n_features)
+        self.o = _zeros(n_members, n, n_features)
+        rotations = _rotations(n_members * n, n_features)
+        rotations = rotations.reshape(n_members, -1, n_features)
+        self.register_buffer("rotation", rotations)
         self.register_buffer("scale", torch.ones(n_members, 1, 1))
+
+    def _apply(self, fn, recurse=True):
+        exact = self.rotation
+        super()._apply(fn, recurse)
+        self.rotation = exact.to(self.rotation.device)  # moved, never rounded
+        return self
 
     @property
     def n_members(self):
@@ -84,79 +103,61 @@ class InvertibleNet(nn.Module):
         log_det : tensor of shape (n_members, n)
             Logarithm of the absolute determinant of dz/dx; only where asked for.
         """
-        z, total = x.expand(self.n_members, *x.shape[-2:]), 0.0
-        for block in self.blocks:
-            z, stretch = block(z)
-            total = total + stretch
-        z = z * self.scale.to(x.dtype)
+        log_scale, shift, rotation = self._affine(x.dtype)
+        # Scale, shift and rotation are one product: (x * s + o) R = x (diag(s) R) + o R.
+        mixes = (log_scale.exp()[..., None] * rotation).unbind(1)
+        shifts = (shift[:, :, None] @ rotation).unbind(1)
+        z, stretches = x.expand(self.n_members, *x.shape[-2:]), []
+        for coupling, mix, moved_by in zip(
+            self._couplings(x.dtype), mixes, shifts, strict=True
+        ):
+            if coupling is not None:
+                kept, moved = z.split((self.n_kept, self.n_moved), dim=2)
+                stretch, push = self._move(kept, coupling)
+                z = torch.cat((kept, torch.addcmul(push, moved, stretch.exp())), dim=2)
+                stretches.append(stretch)
+            z = torch.baddbmm(moved_by, z, mix)
+        scale = self.scale.to(x.dtype)
         if not log_det:
-            return z
-        total = total + x.shape[-1] * self.scale[:, :, 0].to(x.dtype).log()
-        return z, total.expand(z.shape[:2])
+            return z * scale
+        total = log_scale.sum((1, 2)) + x.shape[-1] * scale[:, 0, 0].log()
+        moved = sum(stretch.sum(dim=2) for stretch in stretches)
+        return z * scale, (total[:, None] + moved).expand(z.shape[:2])
 
     def inverse(self, z):
         """Map z of shape (n_members, n, d) back to rows, of the same shape."""
+        log_scale, shift, rotation = self._affine(z.dtype)
+        shrink = (-log_scale).exp()
+        mixes = (rotation.mT * shrink[:, :, None]).unbind(1)
+        shifts = (-shift * shrink)[:, :, None].unbind(1)
         x = z / self.scale.to(z.dtype)
-        for block in reversed(self.blocks):
-            x = block.inverse(x)
-        return x
-
-
-class _Block(nn.Module):
-    """One block of each member: coupling, scale and shift, rotation."""
-
-    def __init__(self, n_members, n_features, hidden, clamp):
-        super().__init__()
-        self.clamp = clamp
-        self.n_kept = n_kept = ceil(n_features / 2)
-        self.n_moved = n_moved = n_features - n_kept
-        if n_moved:
-            bound = n_kept**-0.5
-            self.w1 = nn.Parameter(_uniform(bound, n_members, n_kept, hidden))
-            self.b1 = nn.Parameter(_uniform(bound, n_members, 1, hidden))
-            self.w2 = nn.Parameter(torch.zeros(n_members, hidden, 2 * n_moved))
-            self.b2 = nn.Parameter(torch.zeros(n_members, 1, 2 * n_moved))
-        self.p = nn.Parameter(torch.zeros(n_members, 1, n_features))
-        self.o = nn.Parameter(torch.zeros(n_members, 1, n_features))
-        self.register_buffer("rotation", _rotations(n_members, n_features))
-
-    def _apply(self, fn, recurse=True):
-        exact = self.rotation
-        super()._apply(fn, recurse)
-        self.rotation = exact.to(self.rotation.device)  # moved, never rounded
-        return self
-
-    def forward(self, x):
-        """Give y, and the logarithm of the determinant, (n_members, n or 1)."""
-        log_scale, shift = self._affine(x.dtype)
-        log_det = log_scale.sum(2)
-        if self.n_moved:
-            kept, moved = x.split((self.n_kept, self.n_moved), dim=2)
-            stretch, push = self._coupling(kept)
-            x = torch.cat((kept, torch.addcmul(push, moved, stretch.exp())), dim=2)
-            log_det = log_det + stretch.sum(2)
-        # Scale, shift and rotation are one product: (x * s + o) R = x (diag(s) R) + o R.
-        rotation = self.rotation.to(x.dtype)
-        mix = log_scale.exp().transpose(1, 2) * rotation
-        return torch.baddbmm(shift @ rotation, x, mix), log_det
-
-    def inverse(self, y):
-        """Give x of y."""
-        log_scale, shift = self._affine(y.dtype)
-        x = torch.bmm(y, self.rotation.to(y.dtype).transpose(1, 2))
-        x = (x - shift) * (-log_scale).exp()
-        if self.n_moved:
-            kept, moved = x.split((self.n_kept, self.n_moved), dim=2)
-            stretch, push = self._coupling(kept)
-            x = torch.cat((kept, (moved - push) * (-stretch).exp()), dim=2)
+        blocks = [*zip(self._couplings(z.dtype), mixes, shifts, strict=True)]
+        for coupling, mix, moved_by in reversed(blocks):
+            x = torch.baddbmm(moved_by, x, mix)
+            if coupling is not None:
+                kept, moved = x.split((self.n_kept, self.n_moved), dim=2)
+                stretch, push = self._move(kept, coupling)
+                x = torch.cat((kept, (moved - push) * (-stretch).exp()), dim=2)
         return x
 
     def _affine(self, dtype):
-        return self._bounded(self.p.to(dtype)), self.o.to(dtype)
+        """Give logarithms of scales and shifts, (n_members, n_blocks, d), and rotations."""
+        rotation = self.rotation.to(dtype).unflatten(1, (self.n_blocks, -1))
+        return self._bounded(self.p.to(dtype)), self.o.to(dtype), rotation
 
-    def _coupling(self, kept):
+    def _couplings(self, dtype):
+        """Give the weights of each block's small network; None where nothing moves."""
+        if not self.n_moved:
+            return [None] * self.n_blocks
+        weights = [
+            w.to(dtype).unflatten(1, (self.n_blocks, -1)).unbind(1)
+            for w in (self.w1, self.b1, self.w2, self.b2)
+        ]
+        return [*zip(*weights, strict=True)]
+
+    def _move(self, kept, coupling):
         """Give the logarithms of the scales, and the shifts, of the second half."""
-        w1, b1, w2, b2 = (w.to(kept.dtype) for w in (self.w1, self.b1, self.w2, self.b2))
+        w1, b1, w2, b2 = coupling
         h = torch.baddbmm(b1, kept, w1).relu()
         a, t = torch.baddbmm(b2, h, w2).split(self.n_moved, dim=2)
         return self._bounded(a), t
@@ -166,7 +167,11 @@ class _Block(nn.Module):
 
 
 def _uniform(bound, *shape):
-    return (2 * torch.rand(shape) - 1) * bound
+    return nn.Parameter((2 * torch.rand(shape) - 1) * bound)
+
+
+def _zeros(*shape):
+    return nn.Parameter(torch.zeros(shape))
 
 
 def _rotations(n, d):
