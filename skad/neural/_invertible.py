@@ -69,7 +69,9 @@ class InvertibleNet(nn.Module):
         if self.n_moved:
             self.w1 = _uniform(bound, n_members, n * self.n_kept, hidden)
             self.b1 = _uniform(bound, n_members, n, hidden)
-            self.w2 = _zeros(n_members, n * hidden, 2 * self.n_moved)
+            self.w2 = _zeros(
+                n_members, n * 2 * self.n_moved, hidden
+            )  # as nn.Linear's: for speed
             self.b2 = _zeros(n_members, n, 2 * self.n_moved)
         self.p = _zeros(n_members, n, n_features)
         self.o = _zeros(n_members, n, n_features)
@@ -158,8 +160,8 @@ class InvertibleNet(nn.Module):
     def _move(self, kept, coupling):
         """Give the logarithms of the scales, and the shifts, of the second half."""
         w1, b1, w2, b2 = coupling
-        h = torch.baddbmm(b1, kept, w1).relu()
-        a, t = torch.baddbmm(b2, h, w2).split(self.n_moved, dim=2)
+        h = torch.baddbmm(b1, kept, w1).relu_()
+        a, t = torch.baddbmm(b2, h, w2.mT).split(self.n_moved, dim=2)
         return self._bounded(a), t
 
     def _bounded(self, a):

@@ -173,8 +173,12 @@ class MemberAdam(torch.optim.Adam):
             for p in group["params"]
             if p.grad is not None
         ]
-        norm = sum(g.flatten(1).square().sum(dim=1) for g in gradients).sqrt()
-        factor = (self.max_norm / norm.clamp(min=self.max_norm)).nan_to_num(0.0)
+        norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients])
+        norm = torch.linalg.vector_norm(norms, dim=0)
+        factor = self.max_norm / norm.clamp(min=self.max_norm)
         for g in gradients:
-            g.mul_(factor[:, None, None]).nan_to_num_(0.0, 0.0, 0.0)
+            g.mul_(factor[:, None, None])
+        if not (finite := norm.isfinite()).all():
+            for g in gradients:
+                g[~finite] = 0.0
         self.norms.append(norm.nan_to_num(nan=torch.inf))
