@@ -8,8 +8,8 @@ trained on each, and each edge is drawn.
 
 A map that can be inverted keeps what is connected connected: between the moons, and between
 the Gaussians, there are bridges, and the circles' hole can only be cut open. The more
-features there are, the less room such bridges take. Here some edges have whiskers too, thin corners
-of the square that lead far away from the rows.
+features there are, the less room such bridges take. Some edges have whiskers too: thin
+corners of the square that lead far away from the rows.
 
 Run it with ``python examples/plot_iocn_2d.py``; it takes two minutes and leaves its picture
 in ``iocn_2d.png``.

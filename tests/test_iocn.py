@@ -9,6 +9,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import norm
 from sklearn.base import clone
+from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 
@@ -205,11 +206,26 @@ def test_counterfactual_of_far_rows_and_of_images():
     assert abs(normal).max() < 10
 
 
-def test_counterfactual_where_the_networks_disagree_is_a_training_row(iocn):
+def test_no_counterfactual_without_a_normal_row(iocn):
     apart = pickle.loads(pickle.dumps(iocn))
-    apart.net_.module_.net.o.data[1, -1] += 1e4
-    normal = apart.counterfactual(FRESH[:4])
-    assert all((row == apart.references_).all(axis=1).any() for row in normal)
+    apart.net_.module_.net.scale *= 1e3
+    apart.references_ = apart.references_[:1]
+    with pytest.raises(ValueError, match="None of 1 training rows that score low lies"):
+        apart.counterfactual(FRESH)
+
+
+def test_counterfactual_goes_back_to_where_all_networks_agree():
+    digits = load_digits()
+    threes, eights = (digits.data[digits.target == k] / 16 for k in (3, 8))
+    iocn = IOCN(**{**QUICK, "max_epochs": 200}).fit(threes)
+    normal = iocn.counterfactual(eights[:20])
+    assert (-iocn.score_samples(normal) <= 1e-5).all()
+    # By itself, what one network clips to is far out for the other.
+    net = iocn.net_.module_.net
+    with torch.no_grad():
+        clipped = net.inverse(net(iocn._units_of(eights[:20])).clamp(-1, 1))[0]
+    scores = -iocn.score_samples(iocn._as_rows(clipped, eights[:20]))
+    assert np.median(scores) > 0.1
 
 
 # --- health ----------------------------------------------------------------------------

@@ -13,10 +13,15 @@ from sklearn.preprocessing import StandardScaler
 
 pytest.importorskip("matplotlib")
 
-from skad import GEO, KDE, InlierTraining
+from skad import GEO, IOCN, KDE, InlierTraining
 from skad.images import View, Views, geometric_views
 from skad.metrics import clever_hans_report
-from skad.plotting import CleverHansDisplay, ExplanationDisplay, ViewsDisplay
+from skad.plotting import (
+    CleverHansDisplay,
+    CounterfactualDisplay,
+    ExplanationDisplay,
+    ViewsDisplay,
+)
 
 from_predictions = ExplanationDisplay.from_predictions
 
@@ -503,3 +508,58 @@ def test_views_refuse():
         ViewsDisplay.from_estimator(KDE(), images)
     with pytest.raises(ValueError, match="max_rows=1"):
         ViewsDisplay.from_predictions(images, np.zeros((2, 2)), views=views, max_rows=1)
+
+
+# Counterfactuals ---------------------------------------------------------------------
+
+
+def test_values_and_normal_values_by_size_of_the_change(pd):
+    X = pd.DataFrame([[1.0, 20.0, 5.0], [0.0, 0.0, 0.0]], columns=list("abc"))
+    normal = np.array([[1.5, 10.0, 5.0], [0.0, -40.0, 4.0]])
+    display = CounterfactualDisplay.from_predictions(
+        X, normal, scale=[0.1, 20.0, 1.0], scores=[3.0, 4.0], max_features=2
+    )
+    texts = [[t.get_text() for t in ax.get_yticklabels()] for ax in display.axes_]
+    assert texts == [["a: 1 → 1.5", "b: 20 → 10"], ["c: 0 → 4", "b: 0 → -40"]]
+    # An arrow goes from the value, in units of the scale, to the normal one at 0.
+    starts = [[arrow.xyann[0] for arrow in row] for row in display.arrows_]
+    assert_allclose(starts, [[-5.0, 0.5], [-4.0, 2.0]])
+    assert all(arrow.xy[0] == 0 for row in display.arrows_ for arrow in row)
+    assert [ax.get_title(loc="left") for ax in display.axes_] == ["0, o = 3", "1, o = 4"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_counterfactuals_of_a_detector():
+    images = np.random.default_rng(0).uniform(size=(40, 4, 4))
+    small = {"n_blocks": 2, "hidden": 8, "n_members": 2, "max_epochs": 5, "random_state": 0}
+    iocn = IOCN(**small).fit(images)
+    display = CounterfactualDisplay.from_estimator(iocn, 3 * images[:2])
+    assert display.axes_.shape == (2, 3)
+    change = iocn.counterfactual(3 * images[:2]) - 3 * images[:2]
+    for ax, expected in zip(display.axes_[:, 2], change, strict=True):
+        assert_allclose(ax.images[0].get_array(), expected)
+    table = images.reshape(40, 16)
+    rows = CounterfactualDisplay.from_estimator(IOCN(**small).fit(table), table[:3] + 2)
+    assert [len(row) for row in rows.arrows_] == [10, 10, 10]
+
+
+@pytest.mark.parametrize(
+    ("args", "options", "error", "message"),
+    [
+        ((np.ones((2, 3)), np.ones((2, 2))), {}, ValueError, "normal has shape"),
+        ((np.ones((2, 3)), np.full((2, 3), np.nan)), {}, ValueError, "normal has NaN"),
+        ((np.ones((2, 3)), np.ones((2, 3))), {"scale": [1, 0, 1]}, ValueError, "positive"),
+        ((np.ones((2, 3)), np.ones((2, 3))), {"scale": [1, 1]}, ValueError, "3 positive"),
+        ((np.ones((2, 3)), np.ones((2, 3))), {"max_features": 0}, ValueError, "at least 1"),
+        ((np.ones((30, 3)), np.ones((30, 3))), {}, ValueError, "max_rows=20"),
+    ],
+)
+def test_counterfactual_refusals(args, options, error, message, plt):
+    with pytest.raises(error, match=message):
+        CounterfactualDisplay.from_predictions(*args, **options)
+    assert plt.get_fignums() == []
+
+
+def test_counterfactuals_of_a_detector_without_them():
+    with pytest.raises(TypeError, match="A detector with counterfactual is needed"):
+        CounterfactualDisplay.from_estimator(KDE().fit(np.eye(3)), np.eye(3))

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from sklearn.neighbors import NearestNeighbors
 
 from skad._sklearn import StrOptions, check_parameters
 from skad.neural._cube import DISTANCES, geometric_mean
@@ -259,10 +260,11 @@ class IOCN(CubeTraining, NeuralDetector):
     def counterfactual(self, X):
         r"""Give a normal row instead of each abnormal one: z clipped to the cube.
 
-        Only an invertible network can: :math:`z^{-1}(\mathrm{clip}(z(x), -1, 1))`. Of
-        several networks, each gives such a row; where the others still take it for
-        abnormal, its clipped z is shortened until they do not; and the row that is nearest
-        to x, in the units that the network sees, is given.
+        Only an invertible network can: :math:`z^{-1}(\mathrm{clip}(z(x), -1, 1))`. Where
+        other networks take that for abnormal, it goes, on a straight line in z, so far back
+        to the nearest normal row of `references_` that all of them together do not. Of the
+        rows of all networks, that which is nearest to x, in the units that the networks
+        see, is given.
 
         Parameters
         ----------
@@ -272,14 +274,19 @@ class IOCN(CubeTraining, NeuralDetector):
         -------
         normal : ndarray of the shape of X, float64
             Rows that score 0 at most, but for rounding; rows of X that do so already are
-            given as they are. Where no network gives such a row, it is the nearest of
-            `references_`, which scores low.
+            given as they are.
+
+        Raises
+        ------
+        ValueError
+            If no row of `references_` scores 0 or less: then nothing is known to be within.
 
         Notes
         -----
         Nearest *in z* is not nearest to x: all features may change where one is at fault,
-        and other rows within the region may be much nearer. As an explanation, `explain`
-        is better; see the documentation for how much.
+        and training rows may be as near. As an explanation, `explain` is better; see the
+        documentation for how much. With many features and few rows the networks agree on
+        little but the training rows, and it is such a row, or nearly, that is given.
         """
         X, shape = self._validate(X, with_shape=True)
         found = X.astype(np.float64)
@@ -292,34 +299,39 @@ class IOCN(CubeTraining, NeuralDetector):
         """Give the nearest of the rows that the networks clip each row to."""
         units = self._units_of(X)
         with torch.inference_mode():
-            clipped = self._net(units.to(self._net.scale.device))
-            clipped = clipped.clamp(-_JUST_INSIDE, _JUST_INSIDE)
-            share = self._longest_normal(clipped, X)
-            points = self._points(clipped, share.nan_to_num(0.0))
-        away = (points - units).norm(dim=2).where(~share.isnan(), torch.inf)
-        found = self._as_rows(points[away.argmin(dim=0), torch.arange(len(X))], X)
-        lost = away.isinf().all(dim=0).numpy()
-        if lost.any():  # no network gives a row that the others take for normal
-            found[lost] = self.references_[self._nearest(X[lost])[:, 0]]
-        return found
+            net, device = self._net, self._net.scale.device
+            start = net(self._units_of(self._nearest_normal(X)).to(device))
+            step = net(units.to(device)).clamp(-_JUST_INSIDE, _JUST_INSIDE) - start
 
-    def _longest_normal(self, clipped, X):
-        """Give shares of clipped z whose rows are normal: (n_members, n), NaN for none."""
+            def points(share):
+                return net.inverse(start + share[..., None].to(device) * step).cpu()
+
+            points = points(self._longest(points, X))
+        nearest = (points - units).norm(dim=2).argmin(dim=0)
+        return self._as_rows(points[nearest, torch.arange(len(X))], X)
+
+    def _longest(self, points, X):
+        """Give the largest shares, at most 1, whose points are normal: (n_members, n)."""
 
         def normal(share):
-            points = self._points(clipped, share)
-            scores = [self._outlier_score(self._as_rows(p, X)) for p in points]
+            scores = [self._outlier_score(self._as_rows(p, X)) for p in points(share)]
             return torch.from_numpy(np.stack(scores) <= 0)
 
-        low = torch.zeros(clipped.shape[:2], dtype=torch.float64)
-        high = torch.ones_like(low)
-        centre, whole = normal(low), normal(high)
+        high = torch.ones(self.n_members, len(X), dtype=torch.float64)
+        low, whole = torch.zeros_like(high), normal(high)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             good = normal(middle)
-            low, high = low.where(~good, middle), high.where(good, middle)
-        return low.where(centre, torch.nan).where(~whole, 1.0)
+            low, high = middle.where(good, low), high.where(good, middle)
+        return low.where(~whole, 1.0)
 
-    def _points(self, clipped, share):
-        """Give the rows of z in the networks' units, on the CPU."""
-        return self._net.inverse(clipped * share[..., None].to(clipped.device)).cpu()
+    def _nearest_normal(self, X):
+        """Give the nearest to each row of the references within the region."""
+        normal = self.references_[self._outlier_score(self.references_) <= 0]
+        if not len(normal):
+            raise ValueError(
+                f"None of {len(self.references_)} training rows that score low lies within "
+                "the region: there is no normal row to go to. See diagnostics_."
+            )
+        search = NearestNeighbors(n_neighbors=1).fit(self._units_of(normal))
+        return normal[search.kneighbors(self._units_of(X), return_distance=False)[:, 0]]
