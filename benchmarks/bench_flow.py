@@ -8,7 +8,7 @@
 Markdown goes to stdout, progress to stderr. What is compared, and how: README.md.
 """
 
-import _common  # first: it sets one thread before numpy and torch load
+import _common  # noqa: F401 - first: it sets one thread before numpy and torch load
 
 # isort: split
 import warnings
@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-import FrEIA.framework as framework
-import FrEIA.modules as modules
 import numpy as np
 import torch
 from _common import (
@@ -37,6 +35,12 @@ from _common import (
     table,
 )
 from torch import nn
+
+try:
+    import FrEIA.framework as framework
+    import FrEIA.modules as modules
+except ImportError as error:
+    raise SystemExit("This needs FrEIA: pip install FrEIA==0.2") from error
 
 from skad import IOCN, NormalizingFlow
 
@@ -217,6 +221,7 @@ def score_section(sizes, repeats):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 detector = case.detector(kind, max_epochs=1).fit(X[: 2 * BATCH])
+            check_scores(detector, X, score)
             contenders = {"skad": partial(detector.score_samples, X)}
             for soft in (False, True):
                 net = case.freia(soft).eval()
@@ -236,6 +241,14 @@ def score_section(sizes, repeats):
         "FrEIA's network gets them ready. Ratios: contender's time / skad's."
     )
     return bounds, [table(title, header, rows)]
+
+
+def check_scores(detector, X, score):
+    """Stop unless skad's score is what FrEIA's network is asked for, but for a constant."""
+    with torch.no_grad():
+        z, log_det = detector.net_.module_.net(detector._units_of(X), log_det=True)
+    differences = -detector.score_samples(X) - score(z[0], log_det[0]).numpy()
+    np.testing.assert_allclose(differences, differences.mean(), atol=1e-3)
 
 
 SECTIONS = {"train": train_section, "score": score_section}

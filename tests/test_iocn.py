@@ -12,6 +12,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
+from skorch.callbacks import Callback
 
 from skad import IOCN, NormalizingFlow
 from skad.relevance._path import ByAutograd, expected_gradients
@@ -282,6 +283,24 @@ def test_a_cube_without_fresh_rows_is_told():
         IOCN(**{**QUICK, "max_epochs": 300, "lr": 0.01, "noise": 0.0}).fit(X)
 
 
+def test_no_refit_after_an_interrupt():
+    class Interrupt(Callback):
+        n_fits = 0
+
+        def on_train_begin(self, net, **kwargs):
+            Interrupt.n_fits += 1
+
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 3:
+                raise KeyboardInterrupt
+
+    wild = {**QUICK, "lr": 2.0, "lr_schedule": None, "max_refits": 3}
+    with pytest.warns(ConvergenceWarning):
+        stopped = IOCN(**wild, callbacks=[Interrupt()]).fit(CORRELATED)
+    assert Interrupt.n_fits == 1
+    assert np.isfinite(stopped.score_samples(FRESH)).all()
+
+
 def test_adam_of_torch_can_be_chosen():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -330,6 +349,8 @@ def test_files_of_weights_and_going_on(kind, tmp_path):
         loaded = kind(**QUICK).load_weights(tmp_path / name)
         assert_array_equal(loaded.score_samples(FRESH), scores)
         assert_array_equal(loaded.explain(FRESH), fitted.explain(FRESH))
+        if kind is IOCN:
+            assert_array_equal(loaded.diagnostics_["inside"], fitted.diagnostics_["inside"])
     other = clone(fitted).set_params(n_members=3)
     with pytest.raises(ValueError, match="shape"):
         other.load_weights(tmp_path / "weights.pt")

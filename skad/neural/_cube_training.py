@@ -22,6 +22,7 @@ _LEAST_INSIDE = 0.1  # of the held-out rows
 _SLOWER = 1 / 3  # the learning rate of networks that are trained again
 _START_ROWS = 4000
 _SAMPLES = 1000
+_FIGURES = ("round_trip", "gradient_norm", "inside", "inside_held_out")
 
 
 class CubeTraining(InvertibleDetector):
@@ -36,7 +37,20 @@ class CubeTraining(InvertibleDetector):
         "held_out": [Interval(Real, 0, 1, closed="left")],
         "max_refits": [Interval(Integral, 0, None, closed="left")],
     }
+    _learned_here = (*InvertibleDetector._learned_here, "_health", "_n_refitted")
     early_stopping = False  # the loss is no measure of the fit
+
+    @property
+    def diagnostics_(self):
+        """How well each network was fitted: arrays of shape (n_members,), by name."""
+        if not hasattr(self, "_health"):
+            raise AttributeError(
+                f"This {type(self).__name__} has no diagnostics_: not fitted."
+            )
+        return {
+            "refitted": self._n_refitted,
+            **dict(zip(_FIGURES, self._health, strict=True)),
+        }
 
     def _make_module(self):
         return CubeNet(self._invertible_net())
@@ -75,53 +89,50 @@ class CubeTraining(InvertibleDetector):
         super()._check_losses([self._start_loss] if losses else [])
 
     def _run(self, net, rows, labels, epochs, seed, go_on):
+        before = len(net.history)
         super()._run(net, rows, labels, epochs, seed, go_on)
-        health = self._check_health(net, rows)
-        lr, n_refitted, n_refits = self.lr, 0, self.max_refits if self._may_refit else 0
-        for _ in range(n_refits):
+        health, lr, n_refitted = self._check_health(net, rows), self.lr, 0
+        interrupted = len(net.history) - before < epochs
+        for _ in range(self.max_refits if self._may_refit and not interrupted else 0):
             if not (bad := _is_bad(health)).any():
                 break
-            lr, n_refitted = lr * _SLOWER, max(n_refitted, bad.sum())
+            lr, n_refitted = lr * _SLOWER, max(n_refitted, int(bad.sum()))
             _LOG.info("%d networks are trained again with lr=%.3g.", bad.sum(), lr)
             other = self._make_net().set_params(lr=lr).initialize()
             self._before_training(other, rows)
             super()._run(other, rows, labels, epochs, seed, go_on)
             health = _take_better(net, health, other, self._check_health(other, rows), bad)
-        self.diagnostics_ = {"refitted": int(n_refitted), **health}
-        self._warn_of(health, n_refitted, lr)
+        self._health, self._n_refitted = health, n_refitted
+        self._warn_of(n_refitted, lr)
 
     def _check_health(self, net, rows):
-        """Measure how well each network was fitted: arrays (n_members,), by name."""
+        """Measure how well each network was fitted: (number of figures, n_members)."""
         norms = getattr(net.optimizer_, "norms", [])
         norms = norms[-max(1, len(norms) // 10) :]
         net = net.module_.net
-        unknown = torch.full((net.n_members,), nan)
         with torch.no_grad():
             cube = 2 * torch.rand(net.n_members, _SAMPLES, self.n_features_in_) - 1
             cube = cube.to(net.scale.device)
             error = (net(net.inverse(cube)) - cube).abs().amax(dim=(1, 2))
+            unknown = torch.full_like(error, nan)
             parts = rows[:_SAMPLES], self._tensor(self._aside[:_SAMPLES], "cpu")
-            shares = [
-                (net(p.to(cube.device)).abs().amax(dim=2) <= 1).double().mean(dim=1)
-                for p in parts
+            figures = [
+                error.nan_to_num(torch.inf),
+                torch.stack(norms).median(dim=0).values if norms else unknown,
+                *(_share_inside(net, part.to(cube.device)) for part in parts),
             ]
-        figures = {
-            "round_trip": error.nan_to_num(torch.inf),
-            "gradient_norm": torch.stack(norms).median(0).values if norms else unknown,
-            "inside": shares[0],
-            "inside_held_out": shares[1],
-        }
-        return {name: values.double().cpu().numpy() for name, values in figures.items()}
+        return torch.stack(figures).double().cpu().numpy()
 
-    def _warn_of(self, health, n_refitted, lr):
-        worst = {name: values.max() for name, values in health.items()}
-        n_bad, complaints = _is_bad(health).sum(), []
+    def _warn_of(self, n_refitted, lr):
+        n_bad, complaints = _is_bad(self._health).sum(), []
+        worst_trip, worst_norm = self._health[:2].max(axis=1)
+        inside, fresh = self._health[2:].mean(axis=1)
         if n_bad:
             complaints.append(
                 f"{n_bad} of {self.n_members} networks were fitted badly: samples of the "
-                f"cube come back with errors up to {worst['round_trip']:.2g} (1e-4 is good)"
-                f", gradients have norms up to {worst['gradient_norm']:.2g} (1 to 10 is "
-                f"good). Lower lr, which was {lr:.2g} last."
+                f"cube come back with errors up to {worst_trip:.2g} (1e-4 is good), "
+                f"gradients have norms up to {worst_norm:.2g} (1 to 10 is good). Lower lr, "
+                f"which was {lr:.2g} last."
             )
         elif n_refitted:
             complaints.append(
@@ -129,7 +140,6 @@ class CubeTraining(InvertibleDetector):
                 f"lr={self.lr:.2g}, and were trained again, at last with lr={lr:.2g}: now "
                 "all is well."
             )
-        inside, fresh = health["inside"].mean(), health["inside_held_out"].mean()
         if self._may_refit and fresh < _LEAST_INSIDE:
             complaints.append(
                 f"Of {len(self._aside)} held-out rows, {fresh:.0%} lie within the cube, of "
@@ -140,18 +150,21 @@ class CubeTraining(InvertibleDetector):
             warnings.warn(text, ConvergenceWarning, stacklevel=7)
 
 
+def _share_inside(net, rows):
+    return (net(rows).abs().amax(dim=2) <= 1).to(rows.dtype).mean(dim=1)
+
+
 def _is_bad(health):
     """Tell networks that are not invertible in float32, or whose training blows up."""
-    return (health["round_trip"] > _WORST_ROUND_TRIP) | (
-        health["gradient_norm"] > _WORST_NORM
-    )
+    round_trip, gradient_norm = health[:2]
+    return (round_trip > _WORST_ROUND_TRIP) | (gradient_norm > _WORST_NORM)
 
 
 def _take_better(net, health, other, others, bad):
     """Take bad members of another training where they are better; give their health."""
-    better = bad & (~_is_bad(others) | (others["round_trip"] < health["round_trip"]))
-    which = torch.from_numpy(better)
+    better = bad & (~_is_bad(others) | (others[0] < health[0]))
     theirs = other.module_.state_dict()
     for name, tensor in net.module_.state_dict().items():
-        tensor[which.to(tensor.device)] = theirs[name][which.to(tensor.device)]
-    return {name: np.where(better, others[name], health[name]) for name in health}
+        which = torch.from_numpy(better).to(tensor.device)
+        tensor[which] = theirs[name][which]
+    return np.where(better, others, health)
