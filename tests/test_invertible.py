@@ -134,6 +134,7 @@ def test_pulls_are_near_the_largest(name):
     z = torch.randn(200, 6)
     largest = z.abs().amax(1)
     assert (abs(PULLS[name](z) - largest) <= 0.3 * largest.clamp(min=1)).all()
+    assert torch.isfinite(PULLS[name](1e20 * z)).all()
 
 
 def test_samples_of_the_cube_are_mapped_back_without_a_gradient():
@@ -183,6 +184,11 @@ def test_likelihood_is_robust_by_hand():
     # 12^2 / 2 is replaced by 10^2 / 2 + 10 (12 - 10).
     loss = Likelihood()((z, log_det), None, None).item()
     assert loss == pytest.approx(70 + 0.5 + np.log(2 * np.pi) - 0.5, rel=1e-6)
+    far = torch.tensor([[[1e10]]], requires_grad=True)
+    loss = Likelihood()((far, torch.zeros(1, 1)), None, None)
+    loss.backward()
+    assert loss.item() == pytest.approx(1e11, rel=1e-6)
+    assert far.grad.item() == 10
 
 
 def test_members_train_as_they_would_alone():

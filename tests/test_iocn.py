@@ -229,6 +229,22 @@ def test_counterfactual_goes_back_to_where_all_networks_agree():
     assert np.median(scores) > 0.1
 
 
+def test_counterfactual_keeps_columns_that_never_vary():
+    X = np.column_stack([CORRELATED, np.full(400, 1e-6)])
+    iocn = IOCN(**QUICK).fit(X)
+    normal = iocn.counterfactual(np.column_stack([FRESH, np.full(30, 1e-6)]))
+    assert_array_equal(normal[:, 4], 1e-6)
+    assert (-iocn.score_samples(normal) <= 1e-5).all()
+
+
+def test_counterfactual_on_a_sphere_with_rows_of_zeros():
+    X = CORRELATED + 1
+    X[:240] = 0
+    iocn = IOCN(**QUICK, preprocessing="sphere").fit(X)
+    normal = iocn.counterfactual(FRESH)
+    assert (-iocn.score_samples(normal) <= 1e-5).all()
+
+
 # --- health ----------------------------------------------------------------------------
 
 
@@ -301,6 +317,24 @@ def test_no_refit_after_an_interrupt():
     assert np.isfinite(stopped.score_samples(FRESH)).all()
 
 
+def test_rows_that_are_mostly_one():
+    some = RNG.standard_normal((40, 2))
+    inflated = RNG.permutation(np.concatenate([np.zeros((120, 2)), some, -some]))
+    iocn = IOCN(**QUICK).fit(inflated)
+    assert (iocn.diagnostics_["round_trip"] < 1e-3).all()
+    assert -iocn.score_samples([[0.0, 0.0]]) < 0 < -iocn.score_samples([[5.0, -5.0]])
+    same = IOCN(**QUICK).fit(np.full((50, 3), 1 / 3))
+    assert -same.score_samples([[1 / 3] * 3]) < 0
+
+
+def test_a_training_that_diverges_leaves_nothing():
+    fitted = IOCN(**QUICK, warm_start=True).fit(CORRELATED)
+    scores = fitted.score_samples(FRESH)
+    with pytest.raises(ValueError, match="The training diverged"):
+        fitted.set_params(lr=1e30, lr_schedule=None).fit(CORRELATED)
+    assert_array_equal(fitted.score_samples(FRESH), scores)
+
+
 def test_adam_of_torch_can_be_chosen():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -369,6 +403,57 @@ def test_auto_is_a_thousand_steps():
         assert iocn.net_.batch_size == rows
 
 
+def test_parameters_of_a_fit_stay_those_of_the_fit(iocn):
+    changed = pickle.loads(pickle.dumps(iocn))
+    changed.set_params(preprocessing="sphere", n_members=3, clamp=0.1, hidden=2)
+    assert_array_equal(changed.score_samples(FRESH), iocn.score_samples(FRESH))
+    assert_array_equal(changed.counterfactual(FRESH), iocn.counterfactual(FRESH))
+    with pytest.raises(ValueError, match="'n_references' parameter"):
+        changed.set_params(n_references=0).unattributed(FRESH)
+
+
+def test_the_net_goes_on_after_pickling(iocn):
+    again = pickle.loads(pickle.dumps(iocn))
+    again.net_.partial_fit(torch.randn(30, 4), None)
+    again.partial_fit(CORRELATED[:1])
+
+
+def test_weights_are_not_taken_for_those_of_the_other_kind(iocn, flow, tmp_path):
+    for i, detector in enumerate((iocn, flow)):
+        detector.save_weights(tmp_path / f"{i}.pt")
+    for i, kind in enumerate((NormalizingFlow, IOCN)):
+        with pytest.raises(ValueError, match="saved by a detector of another kind"):
+            kind(**QUICK).load_weights(tmp_path / f"{i}.pt")
+
+
+@pytest.mark.parametrize("size", [1e160, 1e-170])
+def test_values_whose_squares_float64_has_no_room_for(size):
+    with pytest.raises(ValueError, match="too large or too small"):
+        IOCN(**QUICK).fit(size * CORRELATED)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_sphere_takes_any_values():
+    huge = 1e305 * CORRELATED
+    iocn = IOCN(**QUICK, preprocessing="sphere").fit(huge)
+    own = IOCN(**QUICK, preprocessing="sphere").fit(CORRELATED)
+    assert_allclose(iocn.score_samples(huge), own.score_samples(CORRELATED), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pull", "match"),
+    [
+        (lambda z: z.abs(), "a number for each z"),
+        (lambda z: z.abs().sum(), "a number for each z"),
+        (lambda z: z.detach().numpy().max(axis=-1), "it gave ndarray"),
+        (lambda z: z.detach().amax(dim=-1), "must have a gradient"),
+    ],
+)
+def test_bad_pulls(pull, match):
+    with pytest.raises(ValueError, match=match):
+        IOCN(**QUICK, pull=pull).fit(CORRELATED)
+
+
 @pytest.mark.parametrize(
     ("params", "error", "match"),
     [
@@ -379,6 +464,11 @@ def test_auto_is_a_thousand_steps():
         ({"held_out": 0.999}, ValueError, "two at least must train"),
         ({"max_epochs": "paper"}, ValueError, "'max_epochs' parameter"),
         ({"net_params": {"lr": 1}}, ValueError, "which IOCN sets by parameters"),
+        (
+            {"net_params": {"optimizer__max_norm": 0}},
+            ValueError,
+            "max_norm must be positive",
+        ),
     ],
 )
 def test_bad_parameters(params, error, match):

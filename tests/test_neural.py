@@ -16,7 +16,7 @@ from skorch.dataset import Dataset
 from torch import nn
 from torch.utils.data import Subset
 
-from skad import AutoEncoder, InlierTraining
+from skad import IOCN, AutoEncoder, InlierTraining
 from skad.neural._net import BatchLoader
 from skad.neural._schedule import learning_rate_factor
 
@@ -291,6 +291,19 @@ def test_scikit_learns_callbacks_see_epochs():
     search = GridSearchCV(detector(), {"lr": [1e-3, 1e-2]}, cv=2, scoring=lambda e, X: 0.0)
     search.set_callbacks(inside).fit(X)
     assert inside.ended.count("epoch") == (2 * 2 + 1) * 4
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(
+    not hasattr(AutoEncoder, "set_callbacks"), reason="scikit-learn before 1.9"
+)
+def test_scikit_learns_callbacks_do_not_see_refits():
+    seen, small = Recorder(), {"n_blocks": 3, "hidden": 16, "n_members": 2}
+    wild = {"lr": 2.0, "lr_schedule": None, "net_params": {"optimizer__eps": 1e-8}}
+    iocn = IOCN(**small, **wild, max_epochs=40, max_refits=3, random_state=0)
+    iocn.set_callbacks(seen).fit(X)
+    assert iocn.diagnostics_["refitted"] > 0
+    assert seen.ended == ["epoch"] * 40 + ["fit"]
 
 
 def test_grid_search_through_a_pipeline():

@@ -550,7 +550,7 @@ def test_counterfactuals_of_a_detector():
         ((np.ones((2, 3)), np.full((2, 3), np.nan)), {}, ValueError, "normal has NaN"),
         ((np.ones((2, 3)), np.ones((2, 3))), {"scale": [1, 0, 1]}, ValueError, "positive"),
         ((np.ones((2, 3)), np.ones((2, 3))), {"scale": [1, 1]}, ValueError, "3 positive"),
-        ((np.ones((2, 3)), np.ones((2, 3))), {"max_features": 0}, ValueError, "at least 1"),
+        ((np.ones((2, 3)), np.ones((2, 3))), {"max_features": 0}, ValueError, "1 or more"),
         ((np.ones((30, 3)), np.ones((30, 3))), {}, ValueError, "max_rows=20"),
     ],
 )

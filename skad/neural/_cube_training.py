@@ -16,11 +16,13 @@ from skad.neural._invertible_training import PULLS, CubeNet, PullAndPush
 __all__ = ["CubeTraining"]
 
 _LOG = logging.getLogger("skad")
-# Training that goes well has norms between 1 and 10, and round trips below 1e-4.
+# Training that goes well has norms below 10, and round trips below 1e-4.
 _WORST_ROUND_TRIP, _WORST_NORM = 1e-3, 50.0
-_LEAST_INSIDE = 0.1  # of the held-out rows
+_LEAST_INSIDE = 0.1  # share of rows
 _SLOWER = 1 / 3  # the learning rate of networks that are trained again
 _START_ROWS = 4000
+_LEAST_SHARE = 0.1  # of the root mean square of the radii
+_ALL_THE_SAME = 1e-6
 _SAMPLES = 1000
 _FIGURES = ("round_trip", "gradient_norm", "inside", "inside_held_out")
 
@@ -60,7 +62,7 @@ class CubeTraining(InvertibleDetector):
 
     def _training_set(self, X, y, device):
         n_aside = round(self.held_out * len(X))
-        if len(X) - n_aside < 2:
+        if len(X) - n_aside < (2 if self._may_refit else 1):
             raise ValueError(
                 f"held_out={self.held_out} holds {n_aside} of {len(X)} rows out; two at "
                 "least must train."
@@ -72,17 +74,25 @@ class CubeTraining(InvertibleDetector):
         return super()._training_set(X, y, device)
 
     def _before_training(self, net, rows):
-        # Half of the rows start within the cube.
+        # The median row starts as far out as samples of the cube are on average.
         net, d = net.module_.net, rows.shape[1]
         with torch.no_grad():
-            radius = net(rows[:_START_ROWS].to(net.scale.device)).abs().amax(dim=2)
-            radius = radius.median(dim=1, keepdim=True).values[..., None]
-            net.scale *= torch.where(radius > 0, d / (d + 1) / radius, 1.0)
+            radii = net(rows[:_START_ROWS].to(net.scale.device)).abs().amax(dim=2)
+            # Where most rows are one, the others tell.
+            least = _LEAST_SHARE * radii.square().mean(dim=1).sqrt()
+            radius = torch.maximum(radii.median(dim=1).values, least)
+            factor = torch.where(radius > _ALL_THE_SAME, d / (d + 1) / radius, 1.0)
+            net.scale *= factor[:, None, None]
 
     def _train(self, X, y, *, go_on, epochs=None):
-        self._may_refit = not go_on and epochs is None
+        self._may_refit, self._refits = not go_on and epochs is None, False
         super()._train(X, y, go_on=go_on, epochs=epochs)
-        del self._aside, self._may_refit
+        del self._aside, self._may_refit, self._refits
+
+    def _reporters(self, epochs):
+        # scikit-learn's callbacks count the epochs of the first training.
+        reporters = super()._reporters(epochs)
+        return [r for r in reporters if not (self._refits and r[0] == "fit_tasks")]
 
     def _check_losses(self, losses):
         # Whatever they are: the loss is negative while the rows have too little room.
@@ -92,8 +102,8 @@ class CubeTraining(InvertibleDetector):
         before = len(net.history)
         super()._run(net, rows, labels, epochs, seed, go_on)
         health, lr, n_refitted = self._check_health(net, rows), self.lr, 0
-        interrupted = len(net.history) - before < epochs
-        for _ in range(self.max_refits if self._may_refit and not interrupted else 0):
+        self._refits = self._may_refit and len(net.history) - before >= epochs
+        for _ in range(self.max_refits if self._refits else 0):
             if not (bad := _is_bad(health)).any():
                 break
             lr, n_refitted = lr * _SLOWER, max(n_refitted, int(bad.sum()))
@@ -101,7 +111,14 @@ class CubeTraining(InvertibleDetector):
             other = self._make_net().set_params(lr=lr).initialize()
             self._before_training(other, rows)
             super()._run(other, rows, labels, epochs, seed, go_on)
+            if len(other.history) < epochs:  # interrupted
+                break
             health = _take_better(net, health, other, self._check_health(other, rows), bad)
+        if np.isinf(health[:2]).all():
+            raise ValueError(
+                "The training diverged: no network can be inverted, and no gradient is "
+                f"finite. Lower lr, which is {self.lr:.3g}."
+            )
         self._health, self._n_refitted = health, n_refitted
         self._warn_of(n_refitted, lr)
 
@@ -131,8 +148,9 @@ class CubeTraining(InvertibleDetector):
             complaints.append(
                 f"{n_bad} of {self.n_members} networks were fitted badly: samples of the "
                 f"cube come back with errors up to {worst_trip:.2g} (1e-4 is good), "
-                f"gradients have norms up to {worst_norm:.2g} (1 to 10 is good). Lower lr, "
-                f"which was {lr:.2g} last."
+                f"gradients have norms up to {worst_norm:.2g} (below 10 is good), and as "
+                f"few as {self._health[2].min():.0%} of the rows that trained lie within. "
+                f"Lower lr, which was {lr:.2g} last."
             )
         elif n_refitted:
             complaints.append(
@@ -155,9 +173,10 @@ def _share_inside(net, rows):
 
 
 def _is_bad(health):
-    """Tell networks that are not invertible in float32, or whose training blows up."""
-    round_trip, gradient_norm = health[:2]
-    return (round_trip > _WORST_ROUND_TRIP) | (gradient_norm > _WORST_NORM)
+    """Tell networks not invertible in float32, that blow up, or miss the rows."""
+    round_trip, gradient_norm, inside = health[:3]
+    bad = (round_trip > _WORST_ROUND_TRIP) | (gradient_norm > _WORST_NORM)
+    return bad | (inside < _LEAST_INSIDE)
 
 
 def _take_better(net, health, other, others, bad):

@@ -61,7 +61,7 @@ class InvertibleNet(nn.Module):
 
     def __init__(self, n_features, *, n_blocks=8, hidden=64, n_members=1, clamp=2.0):
         super().__init__()
-        self.n_blocks, self.clamp = n_blocks, clamp
+        self.n_blocks = n_blocks
         self.n_kept = ceil(n_features / 2)
         self.n_moved = n_features - self.n_kept
         # The blocks of a member lie side by side: few tensors make quick steps.
@@ -79,6 +79,7 @@ class InvertibleNet(nn.Module):
         rotations = rotations.reshape(n_members, -1, n_features)
         self.register_buffer("rotation", rotations)
         self.register_buffer("scale", torch.ones(n_members, 1, 1))
+        self.register_buffer("clamp", torch.full((n_members, 1, 1), float(clamp)))
 
     def _apply(self, fn, recurse=True):
         exact = self.rotation
@@ -165,7 +166,8 @@ class InvertibleNet(nn.Module):
         return self._bounded(a), t
 
     def _bounded(self, a):
-        return self.clamp * (a / self.clamp).tanh()
+        clamp = self.clamp.to(a.dtype)
+        return clamp * (a / clamp).tanh()
 
 
 def _uniform(bound, *shape):

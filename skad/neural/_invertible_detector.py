@@ -44,20 +44,29 @@ class InvertibleDetector(ScaledRows):
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
-    _learned_here = (*ScaledRows._own_units, "references_")
+    _learned_here = (*ScaledRows._own_units, "_on_sphere", "references_")
 
     # Rows.
 
     @property
     def _ignores_constant_features(self):
-        return self.preprocessing != "sphere"  # where its share of the length varies
+        # On the sphere, its share of the length varies.
+        return not getattr(self, "_on_sphere", self.preprocessing == "sphere")
 
     @property
     def _row_shape(self):
         return (self.n_features_in_,)
 
     def _learn_units(self, X):
+        self._on_sphere = self.preprocessing == "sphere"
         mean, variance = moments(self._directed(X))
+        still = X[:, variance == 0]
+        if not np.isfinite(variance).all() or (still.max(axis=0) > still.min(axis=0)).any():
+            raise ValueError(
+                "Values of X are too large or too small: the variance of a feature is "
+                f"{'not finite' if not np.isfinite(variance).all() else '0'} in float64. "
+                "Change its unit."
+            )
         scale = np.sqrt(variance)
         self._shift, self._scale = mean, np.where(scale > 0, scale, 1.0)
 
@@ -66,14 +75,19 @@ class InvertibleDetector(ScaledRows):
 
     def _directed(self, X):
         """Scale rows to length 1, on the sphere."""
-        if self.preprocessing != "sphere":
+        if not self._on_sphere:
             return X
-        return X / _lengths(X)
+        directions = X / np.where((size := abs(X).max(axis=1)) > 0, size, 1.0)[:, None]
+        return directions / _lengths(directions)
 
     def _as_rows(self, units, X):
         """Give rows in the units of X back; on the sphere, with the lengths of X."""
         rows = units.double().numpy() * self._scale + self._shift
-        return rows * _lengths(X) if self.preprocessing == "sphere" else rows
+        if self._on_sphere:
+            return rows / _lengths(rows) * _lengths(X)
+        still = np.ptp(self.references_, axis=0) == 0
+        rows[:, still] = self.references_[0, still]
+        return rows
 
     def _rows_of_a_block(self, device):
         return block_rows(self.n_features_in_)
@@ -145,7 +159,6 @@ class InvertibleDetector(ScaledRows):
     # Explanation.
 
     def _relevance(self, X):
-        check_parameters(self, "n_references")
         device = next(self._net.parameters()).device
         references = self._units_of(self.references_).to(device)
         nearest = self._nearest(X)
@@ -173,6 +186,7 @@ class InvertibleDetector(ScaledRows):
 
     def _nearest(self, X):
         """Give the positions in `references_` of the nearest to each row: (n, k)."""
+        check_parameters(self, "n_references")
         k = min(self.n_references, len(self.references_))
         search = NearestNeighbors(n_neighbors=k).fit(self._units_of(self.references_))
         return search.kneighbors(self._units_of(X), return_distance=False)
@@ -193,8 +207,6 @@ class _AddNoise:
 
 
 def _lengths(X):
-    """Give the lengths of rows, 1 for rows of zeros, whatever the size of their entries."""
-    largest = abs(X).max(axis=1, keepdims=True)
-    largest = np.where(largest > 0, largest, 1.0)
-    lengths = largest * np.linalg.norm(X / largest, axis=1, keepdims=True)
+    """Give the lengths of rows, 1 for rows of zeros: (n, 1)."""
+    lengths = np.linalg.norm(X, axis=1, keepdims=True)
     return np.where(lengths > 0, lengths, 1.0)

@@ -26,7 +26,9 @@ def largest(z):
 
 def p_norm(z):
     """Give the 8-norm, divided by that of a vector of ones."""
-    return z.abs().pow(8).mean(dim=-1).clamp(min=1e-30).pow(1 / 8)
+    size = z.abs()
+    largest = size.amax(dim=-1, keepdim=True).clamp(min=1e-30)  # whose power may overflow
+    return largest[..., 0] * (size / largest).pow(8).mean(dim=-1).pow(1 / 8)
 
 
 def log_sum_exp(z):
@@ -74,7 +76,16 @@ class PullAndPush(nn.Module):
 
     def forward(self, output, batch, y):
         """Give the mean loss of the members; `output` is that of a `CubeNet`."""
-        pulled, pushed = self.pull(output).chunk(2, dim=1)
+        f = self.pull(output)
+        found = tuple(f.shape) if isinstance(f, torch.Tensor) else type(f).__name__
+        if found != output.shape[:-1]:
+            raise ValueError(
+                f"pull must make of a tensor of shape {tuple(output.shape)} one of shape "
+                f"{tuple(output.shape[:-1])}, a number for each z; it gave {found}."
+            )
+        if output.requires_grad and not f.requires_grad:
+            raise ValueError("pull must have a gradient: take functions of torch alone.")
+        pulled, pushed = f.chunk(2, dim=1)
         return _mean_of_members((pulled - pushed).mean(dim=1))
 
 
@@ -105,9 +116,10 @@ class Likelihood(nn.Module):
     def forward(self, output, batch, y):
         """Give the mean loss of the members, in nats a row."""
         z, log_det = output
-        beyond = (z.abs() - _FAR).clamp(min=0)
-        excess = beyond.square().sum(dim=-1) / 2  # of the square over its tangent at 10
-        return _mean_of_members((negative_log_likelihood(z, log_det) - excess).mean(dim=1))
+        near = z.clamp(-_FAR, _FAR)
+        beyond = _FAR * (z - near).abs().sum(dim=-1)  # along the tangent of the square
+        losses = negative_log_likelihood(near, log_det) + beyond
+        return _mean_of_members(losses.mean(dim=1))
 
 
 def negative_log_likelihood(z, log_det):
@@ -149,11 +161,17 @@ class MemberAdam(torch.optim.Adam):
     """
 
     def __init__(self, params, *, max_norm=1.0, eps=None, **kwargs):
-        super().__init__(params, **{"fused": True, **kwargs})
+        if not max_norm > 0:
+            raise ValueError(f"max_norm must be positive, got {max_norm}.")
+        params = list(params)
+        if eps is None:
+            groups = [g["params"] if isinstance(g, dict) else [g] for g in params]
+            eps = max_norm / sqrt(sum(p[0].numel() for group in groups for p in group))
+        super().__init__(params, eps=eps, **{"fused": True, **kwargs})
         self.max_norm, self.norms = max_norm, []
-        for group in self.param_groups:
-            n_entries = sum(p[0].numel() for p in group["params"])
-            group["eps"] = max_norm / sqrt(n_entries) if eps is None else eps
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "max_norm": self.max_norm, "norms": self.norms}
 
     def step(self, closure=None):
         """Make a step."""

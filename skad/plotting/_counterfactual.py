@@ -1,5 +1,7 @@
 """Value and normal value: what would have to change for a row to be normal."""
 
+from numbers import Integral
+
 import numpy as np
 
 from skad._scores import normality
@@ -220,8 +222,10 @@ class CounterfactualDisplay:
         """
         plt = import_pyplot()
         check_count(self.inputs, max_rows)
-        if max_features < 1:
-            raise ValueError(f"max_features must be at least 1, got {max_features}.")
+        if not isinstance(max_features, Integral) or max_features < 1:
+            raise ValueError(
+                f"max_features must be an integer, 1 or more; got {max_features}."
+            )
         X = dense(self.inputs)
         shape = image_shape_of(X, self.image_shape)
         labels = self.labels
@@ -242,7 +246,8 @@ class CounterfactualDisplay:
         normal = table(self.normal, "normal", X)
         X = finite(X, "X")
         names = column_names(self.feature_names, self.inputs, X)
-        change = (normal - X) / self._checked_scale(X)
+        with np.errstate(over="ignore"):
+            change = finite((normal - X) / self._checked_scale(X), "normal less X")
         top = np.argsort(-abs(change), axis=1, kind="stable")[:, :max_features]
         texts = [
             [f"{names[j]}: {short(x[j])} → {short(z[j])}" for j in chosen]
@@ -270,8 +275,14 @@ class CounterfactualDisplay:
         return scale
 
     def _plot_images(self, new_figure, X, titles, shape):
-        normal = planes(self.normal, "normal", X, shape)
-        change = (normal - planes(X, "X", X, shape)).sum(axis=1)
+        normal, own = (
+            planes(a, n, X, shape) for a, n in ((self.normal, "normal"), (X, "X"))
+        )
+        if normal.shape != own.shape:
+            raise ValueError(
+                f"normal has shape {normal.shape}, but X has shape {own.shape}."
+            )
+        change = (normal - own).sum(axis=1)
         both = np.concatenate([X.reshape(len(X), -1), normal.reshape(len(X), -1)])
         shown = pictures(both, shape)  # on one scale
         grey, reach = {"cmap": "gray", "vmin": 0, "vmax": 1}, abs(change).max() or 1
