@@ -59,7 +59,8 @@ class InvertibleDetector(ScaledRows):
 
     def _learn_units(self, X):
         self._on_sphere = self.preprocessing == "sphere"
-        mean, variance = moments(self._directed(X))
+        X = self._directed(X)
+        mean, variance = moments(X)
         still = X[:, variance == 0]
         if not np.isfinite(variance).all() or (still.max(axis=0) > still.min(axis=0)).any():
             raise ValueError(
