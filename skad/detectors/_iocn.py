@@ -287,10 +287,10 @@ class IOCN(CubeTraining, NeuralDetector):
 
         Notes
         -----
-        Nearest *in z* is not nearest to x: all features may change where one is at fault,
-        and training rows may be as near. As an explanation, `explain` is better; see the
-        documentation for how much. With many features and few rows the networks agree on
-        little but the training rows, and it is such a row, or nearly, that is given.
+        Nearest *in z* is not nearest to x: all features may change where one is at fault.
+        As an explanation, `explain` is better; see the documentation for how much. With
+        many features and few rows the networks agree on little but the training rows, and
+        it is such a row, or nearly, that is given.
         """
         X, shape = self._validate(X, with_shape=True)
         found = X.astype(np.float64)
