@@ -77,7 +77,7 @@ class CubeTraining(InvertibleDetector):
         # The median row starts as far out as samples of the cube are on average.
         net, d = net.module_.net, rows.shape[1]
         with torch.no_grad():
-            radii = net(rows[:_START_ROWS].to(net.scale.device)).abs().amax(dim=2)
+            radii = net(_some(rows, _START_ROWS).to(net.scale.device)).abs().amax(dim=2)
             # Where most rows are one, the others tell.
             least = _LEAST_SHARE * radii.square().mean(dim=1).sqrt()
             radius = torch.maximum(radii.median(dim=1).values, least)
@@ -132,11 +132,12 @@ class CubeTraining(InvertibleDetector):
             cube = cube.to(net.scale.device)
             error = (net(net.inverse(cube)) - cube).abs().amax(dim=(1, 2))
             unknown = torch.full_like(error, nan)
-            parts = rows[:_SAMPLES], self._tensor(self._aside[:_SAMPLES], "cpu")
+            fresh = self._tensor(_some(self._aside, _SAMPLES), "cpu")
             figures = [
                 error.nan_to_num(torch.inf),
                 torch.stack(norms).median(dim=0).values if norms else unknown,
-                *(_share_inside(net, part.to(cube.device)) for part in parts),
+                _share_inside(net, _some(rows, _SAMPLES).to(cube.device)),
+                _share_inside(net, fresh.to(cube.device)),
             ]
         return torch.stack(figures).double().cpu().numpy()
 
@@ -166,6 +167,11 @@ class CubeTraining(InvertibleDetector):
             )
         for text in complaints:
             warnings.warn(text, ConvergenceWarning, stacklevel=7)
+
+
+def _some(rows, most):
+    """Give so many rows at most, from the first to the last: they may be in order."""
+    return rows[:: max(1, -(-len(rows) // most))]
 
 
 def _share_inside(net, rows):
