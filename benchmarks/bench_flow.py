@@ -1,7 +1,7 @@
 """Speed of skad's invertible network, one thread, against FrEIA's of the same size.
 
     pip install FrEIA==0.2
-    python benchmarks/bench_flow.py                      # all sections, about 4 minutes
+    python benchmarks/bench_flow.py                      # all sections, about 70 seconds
     python benchmarks/bench_flow.py --quick              # tiny sizes: does it run?
     python benchmarks/bench_flow.py --sections train,score --repeats 5
 

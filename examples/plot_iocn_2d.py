@@ -7,9 +7,9 @@ normal: the paper's Fig. 1, on two moons, two circles and two Gaussians. Five ne
 trained on each, and each edge is drawn.
 
 A map that can be inverted keeps what is connected connected: between the moons, and between
-the Gaussians, there are bridges, and the circles' hole can only be cut open. The more
-features there are, the less room such bridges take. Some edges have whiskers too: thin
-corners of the square that lead far away from the rows.
+the Gaussians, there are bridges, and the circles' hole is filled. The more features there
+are, the less room such bridges take. Some edges have whiskers too: thin corners of the
+square that lead far away from the rows.
 
 Run it with ``python examples/plot_iocn_2d.py``; it takes two minutes and leaves its picture
 in ``iocn_2d.png``.
