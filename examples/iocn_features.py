@@ -81,7 +81,7 @@ METHODS = {
     "KNN, whitened": lambda seed: whitened(PyODDetector(KNN())),
     "skad KDE, whitened": lambda seed: whitened(KDE()),
 }
-SEEDS = {"IOCN": 5, "NormalizingFlow": 2, "IForest": 5, "DeepSVDD": 5}  # 1 for the others
+SEEDS = {"IOCN": 5, "NormalizingFlow": 5, "IForest": 5, "DeepSVDD": 5}  # 1 for the others
 # What may decide the order: network, members, length of the training, dimensions.
 CONDITIONS = {
     "as it is": {},

@@ -81,7 +81,7 @@ for name, make in sets.items():
 # The edge of the square, mapped back by each network, over the score of all of them.
 
 
-def mapped_back(detector, n=500):
+def mapped_back(detector, X, n=500):
     """Give the edge of the square in the units of the rows: (n_networks, 4 n, 2)."""
     side, ones = torch.linspace(-1, 1, n, dtype=torch.float64), torch.ones(n).double()
     sides = [(side, -ones), (ones, side), (-side, ones), (-ones, -side)]
@@ -89,7 +89,7 @@ def mapped_back(detector, n=500):
     with torch.no_grad():
         net = detector.net_.module_.net
         rows = net.inverse(edge.expand(net.n_members, -1, -1))
-    return np.stack([detector._as_rows(r, None) for r in rows])
+    return rows.numpy() * X.std(axis=0) + X.mean(axis=0)  # of standardised columns
 
 
 figure, axes = plt.subplots(
@@ -102,7 +102,7 @@ for (name, make), (top, bottom) in zip(sets.items(), axes.T, strict=True):
     scores = -detector.score_samples(grid.reshape(-1, 2)).reshape(grid.shape[:2])
     top.contourf(*np.moveaxis(grid, -1, 0), np.log1p(scores), 20, cmap="Greys_r")
     top.plot(*X[::4].T, ".", color="#0072B2", markersize=2)
-    for edge in mapped_back(detector):
+    for edge in mapped_back(detector, X):
         top.plot(*edge.T, color="#D55E00", linewidth=0.8)
     top.set(
         title=name, xticks=[], yticks=[], xlim=(low[0], high[0]), ylim=(low[1], high[1])

@@ -250,7 +250,7 @@ def test_counterfactual_on_a_sphere_with_rows_of_zeros():
 
 def test_diagnostics(iocn):
     found = iocn.diagnostics_
-    inside = (z_of(iocn, CORRELATED).__abs__().max(axis=2) <= 1).mean(axis=1)
+    inside = (abs(z_of(iocn, CORRELATED)).max(axis=2) <= 1).mean(axis=1)
     mixed = 0.9 * found["inside"] + 0.1 * found["inside_held_out"]
     assert_allclose(mixed, inside, atol=1e-6)
     assert found["refitted"] == 0

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from sklearn.neighbors import NearestNeighbors
 
 from skad._sklearn import StrOptions, check_parameters
 from skad.neural._cube import DISTANCES, geometric_mean
@@ -344,5 +343,4 @@ class IOCN(CubeTraining, NeuralDetector):
                 f"None of {len(self.references_)} training rows that score low lies within "
                 "the region: there is no normal row to go to. See diagnostics_."
             )
-        search = NearestNeighbors(n_neighbors=1).fit(self._units_of(normal))
-        return normal[search.kneighbors(self._units_of(X), return_distance=False)[:, 0]]
+        return normal[self._nearest_among(normal, X, 1)[:, 0]]

@@ -69,9 +69,8 @@ class InvertibleNet(nn.Module):
         if self.n_moved:
             self.w1 = _uniform(bound, n_members, n * self.n_kept, hidden)
             self.b1 = _uniform(bound, n_members, n, hidden)
-            self.w2 = _zeros(
-                n_members, n * 2 * self.n_moved, hidden
-            )  # as nn.Linear's: for speed
+            # Laid out as that of nn.Linear, which is faster.
+            self.w2 = _zeros(n_members, n * 2 * self.n_moved, hidden)
             self.b2 = _zeros(n_members, n, 2 * self.n_moved)
         self.p = _zeros(n_members, n, n_features)
         self.o = _zeros(n_members, n, n_features)

@@ -62,11 +62,10 @@ class InvertibleDetector(ScaledRows):
         X = self._directed(X)
         mean, variance = moments(X)
         still = X[:, variance == 0]
-        if not np.isfinite(variance).all() or (still.max(axis=0) > still.min(axis=0)).any():
+        if not np.isfinite(variance).all() or np.ptp(still, axis=0).any():
             raise ValueError(
-                "Values of X are too large or too small: the variance of a feature is "
-                f"{'not finite' if not np.isfinite(variance).all() else '0'} in float64. "
-                "Change its unit."
+                "Values of X are too large or too small: float64 has no room for the "
+                "variance of a feature. Change its unit."
             )
         scale = np.sqrt(variance)
         self._shift, self._scale = mean, np.where(scale > 0, scale, 1.0)
@@ -188,8 +187,11 @@ class InvertibleDetector(ScaledRows):
     def _nearest(self, X):
         """Give the positions in `references_` of the nearest to each row: (n, k)."""
         check_parameters(self, "n_references")
-        k = min(self.n_references, len(self.references_))
-        search = NearestNeighbors(n_neighbors=k).fit(self._units_of(self.references_))
+        return self._nearest_among(self.references_, X, self.n_references)
+
+    def _nearest_among(self, rows, X, k):
+        """Give the positions of the k rows nearest to each of X, in the networks' units."""
+        search = NearestNeighbors(n_neighbors=min(k, len(rows))).fit(self._units_of(rows))
         return search.kneighbors(self._units_of(X), return_distance=False)
 
     def _units_of(self, X):
