@@ -125,7 +125,7 @@ def main():
     ]
     jobs += [
         (f"DeepOD's {name}", label, 0, partial(deepod_detector, name))
-        for label in args.some_classes
+        for label in args.classes
         for name in args.deepod
     ]
     runs = [once(args, *job[:3], partial(run, args, data, *job)) for job in jobs]
