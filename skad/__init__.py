@@ -25,7 +25,9 @@ _HOME = {
 }
 _MODULES = {
     "base",
+    "benchmark",
     "datasets",
+    "decompositions",
     "detectors",
     "explanation",
     "images",

@@ -9,7 +9,7 @@ from scipy.sparse import issparse
 from skad._scores import normality
 from skad._sklearn import _num_samples, _safe_indexing
 
-__all__ = ["keep_references", "occlude", "patch_groups"]
+__all__ = ["Exchange", "keep_references", "occlude", "patch_groups"]
 
 _CHUNK = 20_000  # rows scored at once
 _KEPT = 256
@@ -66,25 +66,17 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
     >>> int(occlude(forest, np.array([[0.0, 5.0, 0.0]]), X).argmax())
     1
     """
-    X, references = _as_table(X), _as_table(references)
-    if not isinstance(n_references, Integral) or n_references < 1:
-        raise ValueError(f"n_references must be a positive int, got {n_references!r}.")
-    shape = X.shape
-    if references.shape[1:] != shape[1:]:
-        raise ValueError(
-            f"references have shape {references.shape[1:]} a row, X has {shape[1:]}."
-        )
-    if len(references) == 0:
-        raise ValueError("references hold no row.")
-    member = _membership(groups, shape[1:])
-    nearest = _nearest(X, references, min(n_references, len(references)))
-    score = -normality(estimator, X)
-    lost = np.empty((len(X), len(member)))
-    for row, group in _chunks(len(X), len(member), nearest.shape[1]):
-        changed = _exchange(X, references, row, nearest[row], member[group])
-        without = -normality(estimator, changed).reshape(len(row), -1)
+    exchange = Exchange(X, references, groups, n_references)
+    k, n_groups = exchange.n_donors, exchange.n_groups
+    score = -normality(estimator, exchange.X)
+    lost = np.empty((exchange.n_rows, n_groups))
+    every = np.eye(n_groups, dtype=bool)
+    for row, group in _chunks(exchange.n_rows, n_groups, k):
+        donor = np.tile(np.arange(k), len(row))
+        changed = exchange.mixed(np.repeat(row, k), donor, every[np.repeat(group, k)])
+        without = -normality(estimator, changed).reshape(len(row), k)
         lost[row, group] = score[row] - without.mean(axis=1)
-    return (lost @ (member / member.sum(axis=1, keepdims=True))).reshape(shape)
+    return exchange.spread(lost)
 
 
 def patch_groups(image_shape, side):
@@ -121,6 +113,69 @@ def keep_references(X):
         return X
     rows = np.random.default_rng(0).choice(n, _KEPT, replace=False)
     return _safe_indexing(X, np.sort(rows))
+
+
+class Exchange:
+    """Rows, and normal rows like each of them to take features from.
+
+    Parameters
+    ----------
+    X, references, groups, n_references
+        As in `occlude`.
+
+    Attributes
+    ----------
+    X : ndarray or data frame
+    n_rows, n_groups, n_donors : int
+    """
+
+    def __init__(self, X, references, groups, n_references):
+        self.X, self._references = _as_table(X), _as_table(references)
+        if not isinstance(n_references, Integral) or n_references < 1:
+            raise ValueError(f"n_references must be a positive int, got {n_references!r}.")
+        shape = self.X.shape[1:]
+        if self._references.shape[1:] != shape:
+            raise ValueError(
+                f"references have shape {self._references.shape[1:]} a row, X has {shape}."
+            )
+        if len(self._references) == 0:
+            raise ValueError("references hold no row.")
+        self._member = _membership(groups, shape)
+        self.n_rows, self.n_groups = len(self.X), len(self._member)
+        self.n_donors = min(n_references, len(self._references))
+        self._donors = _nearest(self.X, self._references, self.n_donors)
+
+    def mixed(self, rows, donors, exchanged):
+        """Copy rows, some of whose groups are their donors'.
+
+        Parameters
+        ----------
+        rows, donors : ndarray of shape (n,), int
+            Numbers of rows, and which of their donors.
+        exchanged : ndarray of shape (n, n_groups), bool
+        """
+        changed = _safe_indexing(self.X, rows)
+        donor = _safe_indexing(self._references, self._donors[rows, donors])
+        member = exchanged @ self._member
+        if not hasattr(changed, "iloc"):
+            return np.where(member.reshape(changed.shape), donor, changed)
+        changed = changed.reset_index(drop=True)
+        donor = donor.reset_index(drop=True)
+        for j in range(changed.shape[1]):
+            kept = changed.iloc[:, j].where(~member[:, j], donor.iloc[:, j])
+            changed.isetitem(j, kept)
+        return changed
+
+    def scores_of_donors(self, estimator):
+        """Outlier scores of the donors: ndarray (n_rows, n_donors)."""
+        own, place = np.unique(self._donors, return_inverse=True)
+        scores = -normality(estimator, _safe_indexing(self._references, own))
+        return scores[place.reshape(self._donors.shape)]
+
+    def spread(self, values):
+        """Share values of groups, (n_rows, n_groups), equally by their features."""
+        share = self._member / self._member.sum(axis=1, keepdims=True)
+        return (values @ share).reshape(self.X.shape)
 
 
 def _as_table(X):
@@ -181,19 +236,3 @@ def _chunks(n_rows, n_groups, k):
     pairs = np.arange(n_rows * n_groups)
     for chunk in np.array_split(pairs, 1 + len(pairs) * k // _CHUNK):
         yield np.divmod(chunk, n_groups)
-
-
-def _exchange(X, references, row, donors, member):
-    """Copy rows, each as often as it has donors, with the donors' features exchanged."""
-    k = donors.shape[1]
-    changed = _safe_indexing(X, np.repeat(row, k))
-    donor = _safe_indexing(references, donors.ravel())
-    member = np.repeat(member, k, axis=0)
-    if not hasattr(changed, "iloc"):
-        return np.where(member.reshape(changed.shape), donor, changed)
-    changed = changed.reset_index(drop=True)
-    donor = donor.reset_index(drop=True)
-    for j in range(changed.shape[1]):
-        kept = changed.iloc[:, j].where(~member[:, j], donor.iloc[:, j])
-        changed.isetitem(j, kept)
-    return changed

@@ -42,7 +42,10 @@ __all__ = [
     "clone_parametrized",
     "fit_task",
     "kept_by_imputer",
+    "local_outlier_memory",
     "one_hot_widths",
+    "svm_gamma",
+    "training_rows",
     "with_callbacks",
 ]
 
@@ -79,3 +82,28 @@ def fit_task(estimator, X, y, n_subtasks):
         return None
     context = estimator._init_callback_context(max_subtasks=n_subtasks)
     return context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+
+
+def svm_gamma(machine):
+    """Give the gamma of a fitted SVM; "scale" and "auto" are resolved in `fit`."""
+    return float(machine._gamma)
+
+
+def training_rows(neighbors):
+    """Give the rows that a fitted neighbours estimator searches: ndarray (m, d)."""
+    return neighbors._fit_X
+
+
+def local_outlier_memory(detector):
+    """Give what a fitted LocalOutlierFactor keeps of each of its m training rows.
+
+    Returns
+    -------
+    rows : ndarray of shape (m, d)
+    reach : ndarray of shape (m,)
+        Distance to the k-th neighbour.
+    density : ndarray of shape (m,)
+        Local reachability density.
+    """
+    reach = detector._distances_fit_X_[:, detector.n_neighbors_ - 1]
+    return detector._fit_X, reach, detector._lrd

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._scores import normality
 from skad._sklearn import Interval, _fit_context
+from skad.decompositions import NoDecompositionError
 
 __all__ = ["BaseDetector"]
 
@@ -34,6 +35,9 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     - ``_relevance(X)``: evidence for anomaly, float64 ``(n, d)``;
     - ``_unattributed(X)`` where a part u(x) of the score belongs to no feature, so that
       ``explain(X).sum(features) + unattributed(X) == -score_samples(X)``;
+    - ``_relevance_through(X, space)`` where the score is made of squared distances: the
+      relevance of other columns, of which `X` was made by a
+      :class:`~skad.explanation.LinearMap`;
     - ``_out_of_sample_score(X, rows)`` where there is a cheaper way than refitting to
       score training rows as if they were fresh (KDE leaves each row out of its own sum).
 
@@ -188,6 +192,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def _unattributed(self, X):
         return np.zeros(len(X))
+
+    def _relevance_through(self, X, space):
+        raise NoDecompositionError(
+            f"The score of {type(self).__name__} is no function of squared distances."
+        )
 
     def _normal_part(self, X, y):
         """Give the training rows that set the threshold."""

@@ -1,11 +1,13 @@
 """Explain any detector: bare, at the end of a Pipeline, or found by a search.
 
-An exact explanation is asked of the detector and pulled back, transformer by transformer,
-to the columns that came in. A detector without one is explained from outside, by
-occlusion. Both lists of rules are open: ``explain.register(MyDetector)`` and
+An exact explanation is asked of the detector, or of the rule for its class, and pulled
+back, transformer by transformer, to the columns that came in. A detector without one is
+explained from outside, by sampled Shapley values. The lists of rules are open:
+``explain.register(MyDetector)`` or ``decompose.register(MyDetector)``, and
 ``pull_back.register(MyTransformer)``.
 """
 
+from dataclasses import replace
 from functools import singledispatch
 
 import numpy as np
@@ -25,15 +27,36 @@ from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import occlude, patch_groups
 from skad._scores import can_score
+from skad._shapley import shapley_values
 from skad._sklearn import (
     _get_column_indices,
     _safe_indexing,
     kept_by_imputer,
     one_hot_widths,
 )
+from skad.base import BaseDetector
+from skad.decompositions import (
+    Decomposition,
+    LinearMap,
+    NoDecompositionError,
+    can_decompose,
+    decompose,
+    linear_map,
+)
 from skad.images import GlobalContrastNormalizer
 
-__all__ = ["explain", "occlude", "patch_groups", "pull_back"]
+__all__ = [
+    "Decomposition",
+    "LinearMap",
+    "NoDecompositionError",
+    "decompose",
+    "explain",
+    "linear_map",
+    "occlude",
+    "patch_groups",
+    "pull_back",
+    "shapley_values",
+]
 
 
 @singledispatch
@@ -45,7 +68,9 @@ def explain(estimator, X, *, space="input", references=None):
     estimator : object
         A fitted detector, a Pipeline ending in one, or a search over either. A detector
         is explained by the rule registered for its class, else by its own ``explain``
-        method, else by `occlude`, which needs normal rows to compare with.
+        method, else by its exact decomposition (`decompose` lists those of scikit-learn
+        and PyOD that have one), else by `shapley_values`, which needs normal rows to
+        compare with.
     X : array-like of shape (n, d) or (n, ...)
         Rows to explain.
     space : {"input", "model"}, default="input"
@@ -54,24 +79,29 @@ def explain(estimator, X, *, space="input", references=None):
     references : array-like of shape (m, d), default=None
         Normal rows, in the space of `X`, for detectors without an explanation of their
         own and Pipelines whose transformers mix columns: they are explained by
-        occlusion. Others take no notice of it.
+        `shapley_values`. Others take no notice of it.
 
     Returns
     -------
     relevance : ndarray of the shape of X (of the model's input, if ``space="model"``)
         float64. Evidence for anomaly, in the units of the outlier score
-        ``o(x) = -score_samples(X)``.
+        ``o(x) = -score_samples(X)``, or of the additive quantity that `decompose` names
+        where o is an increasing function of one (OneClassSVM, IsolationForest).
 
     Raises
     ------
     TypeError
         When a transformer has no rule to pull relevance back and there are no
-        `references`, or `estimator` scores nothing.
+        `references`, or `estimator` scores nothing, or its parameters leave it without
+        an exact decomposition and there are no `references`.
     ValueError
         When a detector needs `references` and got none, or `space` is unknown.
 
     Notes
     -----
+    Linear transformers that mix columns, such as PCA, are undone exactly where the
+    detector's score is made of squared distances: see `linear_map`.
+
     Further detectors are taught by ``explain.register(MyDetector)``, a function of
     ``(estimator, X, *, space="input", references=None)``.
 
@@ -93,6 +123,12 @@ def explain(estimator, X, *, space="input", references=None):
     if hasattr(estimator, "best_estimator_"):
         estimator = estimator.best_estimator_
         return explain(estimator, X, space=space, references=references)
+    if can_decompose(estimator):
+        try:
+            return decompose(estimator, X).relevance
+        except NoDecompositionError:
+            if references is None:
+                raise
     return _explain_from_outside(estimator, X, references)
 
 
@@ -100,7 +136,7 @@ def explain(estimator, X, *, space="input", references=None):
 def _(estimator: Pipeline, X, *, space="input", references=None):
     _check_space(space)
     check_is_fitted(estimator)
-    *steps, detector = [s for _, s in estimator.steps if s not in (None, "passthrough")]
+    *steps, detector = _flat_steps(estimator)
     if not _explains_itself(detector) and space == "input":
         return _explain_from_outside(estimator, X, references)
     X = np.asarray(X) if isinstance(X, list | tuple) else X
@@ -108,23 +144,98 @@ def _(estimator: Pipeline, X, *, space="input", references=None):
     for step in steps:
         inputs.append(step.transform(inputs[-1]))
         seen = None if seen is None else step.transform(seen)
-    relevance = explain(detector, inputs.pop(), references=seen)
     if space == "model":
-        return relevance
+        return explain(detector, inputs[-1], references=seen)
     try:
-        for step in reversed(steps):
-            relevance = _pulled_back(step, inputs.pop(), relevance)
-    except _NoRuleError:
+        return _explain_through(steps, detector, inputs)
+    except (_NoRuleError, NoDecompositionError):
         if references is None:
             raise
-        return occlude(estimator, X, references)
+        return _explain_from_outside(estimator, X, references)
+
+
+def _explain_through(steps, detector, inputs):
+    """Explain the detector's input, and pull back, last step first.
+
+    The first of the linear steps that mix columns, and all after it, are undone at once.
+    """
+    undone = next((i for i, step in enumerate(steps) if _mixes(step)), len(steps))
+    relevance = None
+    if undone < len(steps):
+        relevance = _decompose_through(steps[undone:], detector, inputs[undone:])
+    if relevance is None:
+        relevance, undone = explain(detector, inputs[-1]), len(steps)
+    for step, entered in zip(steps[:undone][::-1], inputs[:undone][::-1], strict=True):
+        relevance = _pulled_back(step, entered, relevance)
     return relevance
+
+
+def _decompose_through(steps, detector, inputs):
+    """Explain the input of linear steps; None where steps or detector have no such rule."""
+    whole = LinearMap(np.eye(inputs[0].shape[1]))
+    for step, entered in zip(steps, inputs[:-1], strict=True):
+        part = linear_map(step, entered)
+        if part is None:
+            return None
+        whole = whole.then(part)
+    try:
+        return decompose(detector, inputs[-1], space=whole).relevance
+    except NoDecompositionError:
+        return None
+
+
+def _mixes(step):
+    """Whether a step is linear and has no rule to be pulled back alone."""
+    known = linear_map.dispatch(type(step)) is not linear_map.dispatch(object)
+    alone = pull_back.dispatch(type(step)) is not pull_back.dispatch(object)
+    return known and not alone and not isinstance(step, OneToOneFeatureMixin)
+
+
+def _flat_steps(estimator):
+    """Give a Pipeline's fitted steps, those of Pipelines inside in their place; a list."""
+    if not isinstance(estimator, Pipeline):
+        return [estimator]
+    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
+    return [part for step in steps for part in _flat_steps(step)]
+
+
+@decompose.register
+def _(estimator: BaseDetector, X, space):
+    """Decompose one of skad's own by its explanation; X are flat rows."""
+    parts = estimator.explain(X), estimator.unattributed(X)
+    if space is not None:
+        parts = estimator._relevance_through(estimator._validate(X), space), parts[1]
+    return Decomposition(*parts, "outlier score", outlier_threshold=-estimator.offset_)
+
+
+@decompose.register
+def _(estimator: Pipeline, X, space):
+    """Decompose the last step's score, its relevance pulled back."""
+    *steps, detector = _flat_steps(estimator)
+    Z = X
+    for step in steps:
+        Z = step.transform(Z)
+    return replace(decompose(detector, Z), relevance=explain(estimator, X))
+
+
+def explain_in_score_units(estimator, X, references):
+    """Explain as `explain` does, but always in the units of the outlier score."""
+    relevance = explain(estimator, X, references=references)
+    *steps, detector = _flat_steps(getattr(estimator, "best_estimator_", estimator))
+    if hasattr(detector, "explain") or not can_decompose(detector):
+        return relevance
+    for step in steps:
+        X = step.transform(X)
+    try:
+        return relevance * decompose(detector, X).slopes[:, None]
+    except NoDecompositionError:
+        return relevance  # it was explained from outside
 
 
 def _explains_itself(detector):
     """Whether a rule is registered for the detector's class, or it has its own."""
     registered = explain.dispatch(type(detector)) is not explain.dispatch(object)
-    return registered or hasattr(detector, "explain")
+    return registered or hasattr(detector, "explain") or can_decompose(detector)
 
 
 def _explain_from_outside(estimator, X, references):
@@ -140,7 +251,7 @@ def _explain_from_outside(estimator, X, references):
             "with. Give normal rows, explain(..., references=X_normal), or fit it inside "
             f"InlierTraining({name}(...)), which keeps some."
         )
-    return occlude(estimator, X, references)
+    return shapley_values(estimator, X, references).relevance
 
 
 def _check_space(space):
@@ -213,7 +324,7 @@ def _refusal(transformer):
         f"Relevance can't be pulled back through {name}: no rule says which input column "
         "an output column belongs to. explain(..., space='model') explains the columns "
         "that come out of it, explain(..., references=X_normal) explains the whole from "
-        f"outside, by occlusion, and pull_back.register({name}) adds a rule."
+        f"outside, by Shapley values, and pull_back.register({name}) adds a rule."
     )
 
 

@@ -199,8 +199,8 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     def explain(self, X):
         """Attribute the outlier score of each row to its features.
 
-        A detector without an explanation of its own is explained by occlusion against
-        normal rows kept from `fit`; see :func:`skad.explanation.occlude`.
+        As :func:`skad.explain` does; a detector without an explanation of its own is
+        compared with normal rows kept from `fit`.
 
         Parameters
         ----------

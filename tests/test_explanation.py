@@ -1,11 +1,14 @@
 """Explanations through pipelines and from outside, against what is known by hand."""
 
+from itertools import permutations
+
 import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from pyod.models.knn import KNN
 from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -22,11 +25,12 @@ from sklearn.preprocessing import (
     MinMaxScaler,
     Normalizer,
     OneHotEncoder,
+    PolynomialFeatures,
     StandardScaler,
 )
 
 from skad import KDE, InlierTraining, PyODDetector, explain
-from skad.explanation import occlude, patch_groups, pull_back
+from skad.explanation import occlude, patch_groups, pull_back, shapley_values
 from skad.images import GlobalContrastNormalizer
 
 
@@ -104,14 +108,19 @@ def test_dropped_and_rare_levels():
 
 @pytest.mark.parametrize(
     "step",
-    [PCA(2), Normalizer(), GlobalContrastNormalizer(), FunctionTransformer(np.log1p)],
+    [
+        PolynomialFeatures(),
+        Normalizer(),
+        GlobalContrastNormalizer(),
+        FunctionTransformer(np.log1p),
+    ],
 )
 def test_mixing_transformers_are_refused_with_advice(X, step):
     model = make_pipeline(step, KDE()).fit(abs(X))
     with pytest.raises(TypeError, match=r"space='model'.*references=.*pull_back\.register"):
         explain(model, abs(X))
     assert len(explain(model, abs(X), space="model")) == 80
-    from_outside = occlude(model, abs(X), abs(X))
+    from_outside = shapley_values(model, abs(X), abs(X)).relevance
     assert_allclose(explain(model, abs(X), references=abs(X)), from_outside)
     assert_allclose(InlierTraining(model).fit(abs(X)).explain(abs(X)), from_outside)
 
@@ -142,13 +151,25 @@ def test_teaching_rules(X):
     assert (explain(model, X) == 0.5).all()
 
 
+class ToTheMedian(OutlierMixin, BaseEstimator):
+    """A detector that no rule knows."""
+
+    def fit(self, X, y=None):
+        self.median_ = np.median(X, axis=0)
+        return self
+
+    def score_samples(self, X):
+        return -abs(X - self.median_).max(axis=1)
+
+
 def test_detectors_without_a_rule_need_references(X):
-    forest = IsolationForest(n_estimators=20, random_state=0).fit(X)
-    for model in (forest, make_pipeline(StandardScaler(), forest).fit(X)):
+    detector = ToTheMedian().fit(X)
+    for model in (detector, make_pipeline(StandardScaler(), detector).fit(X)):
         with pytest.raises(ValueError, match="InlierTraining"):
             explain(model, X)
-        assert explain(model, X[:3], references=X).shape == (3, 4)
-    projected = make_pipeline(PCA(2), forest).fit(X)
+        from_outside = shapley_values(model, X[:3], X).relevance
+        assert_allclose(explain(model, X[:3], references=X), from_outside)
+    projected = make_pipeline(PCA(2), detector).fit(X)
     assert explain(projected, X[:3], references=X).shape == (3, 4)
     assert explain(projected, X[:3], references=X, space="model").shape == (3, 2)
 
@@ -269,6 +290,84 @@ def test_occlusion_refuses_what_does_not_fit(X):
         occlude(Additive(), csr_array(X), X)
     with pytest.raises(ValueError, match="references hold no row"):
         occlude(Additive(), X, X[:0])
+
+
+def value(model, row, donor, own):
+    return -model.score_samples(np.where(own, row, donor)[None])[0]
+
+
+def shapley_by_hand(model, row, donor):
+    """Average over all orders of the four features."""
+    total = np.zeros(4)
+    for order in permutations(range(4)):
+        own = np.zeros(4, dtype=bool)
+        for i in order:
+            before, own = value(model, row, donor, own), own | (np.arange(4) == i)
+            total[i] += value(model, row, donor, own) - before
+    return total / 24
+
+
+class Interacting:
+    def score_samples(self, X):
+        return -(X[:, 0] * X[:, 1] * X[:, 2] + np.sin(X[:, 3]) * X[:, 0] + X[:, 1])
+
+
+def test_sampled_shapley_values_against_all_orders():
+    X, references = np.random.default_rng(0).standard_normal((2, 3, 4))
+    sampled = shapley_values(Interacting(), X, references, n_permutations=400)
+    exact = [
+        np.mean(
+            [shapley_by_hand(Interacting(), row, donor) for donor in references], axis=0
+        )
+        for row in X
+    ]
+    assert (abs(sampled.relevance - exact) < 4 * sampled.standard_error + 1e-9).all()
+    assert 0 < sampled.standard_error.max() < 0.05
+    few = shapley_values(Interacting(), X, references, n_permutations=2)
+    for result in (sampled, few):  # the sum holds for any number of orders
+        total = result.relevance.sum(axis=1) + result.unattributed
+        assert_allclose(total, -Interacting().score_samples(X))
+    assert np.isnan(few.standard_error).all()
+    assert_allclose(few.unattributed, -Interacting().score_samples(references).mean())
+
+
+def test_sampled_shapley_values_of_pairs_groups_and_images(X, capsys):
+    class Pairs:
+        def score_samples(self, X):
+            X = X.reshape(len(X), -1)
+            return -(X[:, 0] * X[:, 1] + X[:, 3])
+
+    # An order and its reverse are exact where features interact in pairs.
+    r, references = X[0] + 1, X[:1] + 1
+    pairs = shapley_values(Pairs(), X, references, n_permutations=4)
+    half = (
+        0.5 * (X[:, 0] - r[0]) * (X[:, 1] + r[1]),
+        0.5 * (X[:, 1] - r[1]) * (X[:, 0] + r[0]),
+    )
+    expected = np.c_[half[0], half[1], np.zeros(80), X[:, 3] - r[3]]
+    assert_allclose(pairs.relevance, expected, atol=1e-9)
+    assert pairs.standard_error.max() < 1e-9
+    images = X.reshape(80, 2, 2)
+    grouped = shapley_values(
+        Pairs(), images, references.reshape(1, 2, 2), groups=[[0, 0], [1, 1]], progress=True
+    )
+    together = (expected.reshape(80, 2, 2).sum(axis=2) / 2).repeat(2).reshape(80, 2, 2)
+    assert_allclose(grouped.relevance, together, atol=1e-9)
+    assert "Shapley values: 100%" in capsys.readouterr().err
+
+
+def test_sampled_shapley_values_are_seeded_and_chunked(X, monkeypatch):
+    whole = shapley_values(Interacting(), X, X[::-1] + 1)
+    state = np.random.get_state()[1].copy()
+    monkeypatch.setattr("skad._shapley._CHUNK", 100)
+    again = shapley_values(Interacting(), X, X[::-1] + 1)
+    assert_allclose(again.relevance, whole.relevance)
+    other = shapley_values(Interacting(), X, X[::-1] + 1, random_state=1)
+    assert abs(other.relevance - whole.relevance).max() > 1
+    assert (np.random.get_state()[1] == state).all()
+    for bad in (0, 3, 2.0):
+        with pytest.raises(ValueError, match="n_permutations must be an even number"):
+            shapley_values(Interacting(), X, X, n_permutations=bad)
 
 
 def test_patches():

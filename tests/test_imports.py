@@ -12,13 +12,16 @@ LAYERS = [
     {"_sklearn", "_scores"},
     {"relevance", "images"},
     {"datasets"},
+    {"decompositions"},
     {"_occlusion", "base"},
+    {"_shapley"},
     {"explanation"},
     {"neural"},
     {"detectors"},
     {"model_selection"},
     {"metrics"},
     {"plotting", "testing"},
+    {"benchmark"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {

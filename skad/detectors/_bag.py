@@ -9,7 +9,7 @@ from skad._scores import can_score, normality
 from skad._sklearn import _BaseComposition
 from skad.base import BaseDetector, calibration_rows, cross_fitted_scores
 from skad.detectors._pyod import as_detector
-from skad.explanation import explain
+from skad.explanation import explain_in_score_units
 
 __all__ = ["Bag"]
 
@@ -161,7 +161,7 @@ class Bag(BaseDetector, _BaseComposition):
 
     def _relevance(self, X):
         return sum(
-            share * explain(member, X, references=self._references)
+            share * explain_in_score_units(member, X, self._references)
             for share, member in zip(self._shares, self.detectors_, strict=True)
         )
 
@@ -183,7 +183,7 @@ class Bag(BaseDetector, _BaseComposition):
     def _left_over(self, member, X):
         if isinstance(member, BaseDetector):
             return member.unattributed(X)
-        relevance = explain(member, X, references=self._references)
+        relevance = explain_in_score_units(member, X, self._references)
         return -normality(member, X) - relevance.sum(axis=1)
 
     def _prepare(self, member):

@@ -237,6 +237,11 @@ class KDE(BaseDetector):
     def _relevance(self, X):
         return self._pool.relevance(X, self._rule, self._device())
 
+    def _relevance_through(self, X, space):
+        if np.isinf(self.bandwidth_):
+            return super()._relevance_through(X, space)
+        return self._pool.relevance_through(X, self._rule, self._device(), space)
+
     def _unattributed(self, X):
         return self._pool.unattributed(X, self._rule, self._device())
 

@@ -14,10 +14,12 @@ from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
-from skad._occlusion import keep_references, occlude
+from skad._occlusion import keep_references
 from skad._scores import is_pyod
+from skad._shapley import shapley_values
 from skad._sklearn import clone_parametrized
 from skad.base import BaseDetector
+from skad.decompositions import NoDecompositionError, can_decompose, decompose
 
 __all__ = ["PyODDetector", "as_detector"]
 
@@ -30,9 +32,12 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     this wrapper scores are higher for normal rows, labels are +1 and -1, and every
     parameter acts, ``detector__bandwidth`` as any other.
 
-    Explanation is by occlusion: features are exchanged for those of the 4 nearest of up
-    to 256 training rows that are kept for that, which costs 4 d scored rows a row; see
-    :func:`skad.explanation.occlude`.
+    Explanation is by the exact decomposition of the score where there is one (KDE, KNN,
+    LOF, OCSVM, PCA, GMM, MCD, IForest, HBOS, ECOD, COPOD, LODA, AutoEncoder; see
+    :func:`skad.explanation.decompose`), in the units of the score: that of OCSVM and
+    IForest, additive by another quantity, is scaled row by row. Others are explained by
+    sampled Shapley values against the 4 nearest of up to 256 training rows that are kept
+    for that; see :func:`skad.explanation.shapley_values`.
 
     Parameters
     ----------
@@ -140,8 +145,22 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         return np.asarray(scores, dtype=np.float64).ravel()
 
     def _relevance(self, X):
+        if can_decompose(self.detector_):
+            try:
+                return self._exact_relevance(X)
+            except NoDecompositionError:  # with these parameters
+                pass
         scorer = SimpleNamespace(score_samples=lambda X: -self._outlier_score(X))
-        return occlude(scorer, X, self._references)
+        return shapley_values(scorer, X, self._references).relevance
+
+    def _exact_relevance(self, X):
+        with _on_its_own(self._seed):
+            parts = decompose(self.detector_, X)
+        return parts.relevance * parts.slopes[:, None]
+
+    def _relevance_through(self, X, space):
+        parts = decompose(self.detector_, X, space=space)
+        return parts.relevance * parts.slopes[:, None]
 
     def _unattributed(self, X):
         return self._outlier_score(X) - self._relevance(X).sum(axis=1)

@@ -1,0 +1,208 @@
+"""What a decomposition is, and the list of rules."""
+
+from dataclasses import dataclass
+from functools import singledispatch
+
+import numpy as np
+from sklearn.utils import get_tags
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skad._scores import is_pyod
+
+__all__ = [
+    "Decomposition",
+    "Exponential",
+    "Identity",
+    "NoDecompositionError",
+    "can_decompose",
+    "decompose",
+    "rows",
+]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The quantity that is decomposed is the outlier score itself."""
+
+    origin: float = 0.0
+
+    def outlier_score(self, score):
+        """Give o from q."""
+        return score
+
+    def quantity(self, outlier_score):
+        """Give q from o."""
+        return outlier_score
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """The outlier score is ``o = factor * exp(rate * q) + shift``, increasing in q.
+
+    `origin` is a q to measure from.
+    """
+
+    factor: float
+    rate: float
+    origin: float = 0.0
+    shift: float = 0.0
+
+    def outlier_score(self, score):
+        """Give o from q."""
+        return self.factor * np.exp(self.rate * score) + self.shift
+
+    def quantity(self, outlier_score):
+        """Give q from o; what is beyond reach is infinite."""
+        ratio = (outlier_score - self.shift) / self.factor
+        with np.errstate(divide="ignore"):
+            return np.log(np.maximum(ratio, 0)) / self.rate
+
+
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """A score as a sum over the features, exactly.
+
+    Parameters
+    ----------
+    relevance : ndarray of shape (n, d), float64
+        Evidence for anomaly.
+    unattributed : ndarray of shape (n,), float64
+        What belongs to no feature.
+    quantity : str
+        What the two sum to, in words.
+    outlier_threshold : float or None
+        Rows whose outlier score is above it are those that the detector calls anomalies.
+        None where it has no threshold.
+    link : Identity or Exponential, default=Identity()
+        How the outlier score o follows from the quantity q.
+    """
+
+    relevance: np.ndarray
+    unattributed: np.ndarray
+    quantity: str
+    outlier_threshold: float | None = None
+    link: Identity | Exponential = Identity()
+
+    @property
+    def score(self):
+        """The quantity q, ``relevance.sum(axis=1) + unattributed``: float64 (n,)."""
+        return self.relevance.sum(axis=1) + self.unattributed
+
+    @property
+    def outlier_score(self):
+        """The outlier score o: float64 (n,).
+
+        ``-score_samples(X)`` of a scikit-learn detector, ``decision_function(X)`` of one of
+        PyOD.
+        """
+        return self.link.outlier_score(self.score)
+
+    @property
+    def threshold(self):
+        """The threshold on `score`: float or None."""
+        if self.outlier_threshold is None:
+            return None
+        return float(self.link.quantity(self.outlier_threshold))
+
+    @property
+    def slopes(self):
+        r"""What turns q into o, row by row: the slope of a chord, float64 (n,), positive.
+
+        ``relevance * slopes[:, None]`` sums to o, with another unattributed part; the order
+        of a row's features stays.
+
+        .. math:: \frac{o(q) - o(q_0)}{q - q_0}
+        """
+        run = self.score - self.link.origin
+        rise = self.outlier_score - self.link.outlier_score(self.link.origin)
+        return np.divide(rise, run, out=np.ones_like(run), where=run != 0)
+
+
+class NoDecompositionError(TypeError):
+    """A detector, or its parameters, for which there is no exact decomposition."""
+
+
+@singledispatch
+def _rule(estimator, X, space):
+    name = type(estimator).__name__
+    raise NoDecompositionError(f"{name} has no exact decomposition.")
+
+
+def decompose(estimator, X, *, space=None):
+    """Decompose the scores of a fitted detector into parts of the features, exactly.
+
+    Parameters
+    ----------
+    estimator : object
+        A fitted detector: of scikit-learn, OneClassSVM (kernels rbf, linear, poly),
+        SGDOneClassSVM, KernelDensity (gaussian, exponential), GaussianMixture,
+        BayesianGaussianMixture, EllipticEnvelope, LocalOutlierFactor (novelty),
+        IsolationForest, and PCA and FactorAnalysis by their ``score_samples``; of PyOD,
+        KDE, KNN, LOF, OCSVM, PCA, GMM, MCD, IForest, HBOS, ECOD, COPOD, LODA and
+        AutoEncoder.
+    X : array-like of shape (n, d)
+        Rows to explain.
+    space : LinearMap, default=None
+        What made the columns of `X` out of others, linearly: relevance is then that of
+        those others. For detectors whose score is made of squared distances.
+
+    Returns
+    -------
+    decomposition : Decomposition
+
+    Raises
+    ------
+    NoDecompositionError
+        A TypeError: for other detectors, parameters without an exact rule, and a `space`
+        where the score is no function of squared distances.
+    sklearn.exceptions.NotFittedError
+        When the detector is not fitted.
+
+    Notes
+    -----
+    ``decompose.register(MyDetector)`` adds a rule: a function of ``(estimator, X, space)``
+    that gives a `Decomposition`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from skad.explanation import decompose
+    >>> X = np.random.default_rng(0).standard_normal((200, 3))
+    >>> forest = IsolationForest(random_state=0).fit(X)
+    >>> parts = decompose(forest, [[0.0, 5.0, 0.0]])
+    >>> parts.quantity
+    'log2 of the outlier score'
+    >>> bool(np.isclose(parts.relevance.sum() + parts.unattributed[0], parts.score[0]))
+    True
+    >>> int(parts.relevance.argmax())
+    1
+    """
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    return _find(estimator)(estimator, X, space)
+
+
+decompose.register = _rule.register
+
+
+def can_decompose(estimator):
+    """Whether there is a rule for the class of the detector."""
+    return _find(estimator) is not _rule.dispatch(object)
+
+
+def _find(estimator):
+    rule = _rule.dispatch(type(estimator))
+    if rule is _rule.dispatch(object) and is_pyod(estimator):
+        from skad.decompositions import _pyod
+
+        return _pyod.RULES.get(_pyod.name_of(estimator), rule)
+    return rule
+
+
+def rows(estimator, X):
+    """Check rows as the methods of a fitted scikit-learn estimator do; float64 (n, d)."""
+    check_is_fitted(estimator)
+    finite = "allow-nan" if get_tags(estimator).input_tags.allow_nan else True
+    return validate_data(
+        estimator, X, dtype=np.float64, reset=False, ensure_all_finite=finite
+    )

@@ -1,0 +1,109 @@
+"""Linear transformers, which explanations by squared distances go back through."""
+
+from dataclasses import dataclass
+from functools import cached_property, singledispatch
+
+import numpy as np
+from sklearn.decomposition import PCA, FactorAnalysis, FastICA, IncrementalPCA, TruncatedSVD
+from sklearn.feature_selection import SelectorMixin
+from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
+
+__all__ = ["LinearMap", "linear_map"]
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    r"""How the columns z of a model came out of others: ``z = W x + const``.
+
+    A product of a deviation and a gradient in z, as :math:`\delta_i \cdot \delta_i` of a
+    squared distance, is the sum over the columns of x of
+
+    .. math:: (W^+ \delta)_i \cdot (W^\top \delta)_i,
+
+    the shortest deviation in x that makes :math:`\delta`, times the gradient in x.
+
+    Parameters
+    ----------
+    matrix : ndarray of shape (k, d)
+        W.
+    """
+
+    matrix: np.ndarray
+
+    @cached_property
+    def inverse(self):
+        """The pseudo-inverse of W: ndarray (d, k)."""
+        return np.linalg.pinv(self.matrix)
+
+    def deviation(self, deviations):
+        """Pull deviations (n, k) back: (n, d)."""
+        return deviations @ self.inverse.T
+
+    def gradient(self, gradients):
+        """Pull gradients (n, k) back: (n, d)."""
+        return gradients @ self.matrix
+
+    def then(self, other):
+        """Give the map of this one and then another."""
+        return LinearMap(other.matrix @ self.matrix)
+
+
+@singledispatch
+def linear_map(transformer, X):
+    """Give the matrix of a fitted linear transformer.
+
+    Parameters
+    ----------
+    transformer : object
+        Fitted. Known as linear, up to a constant, are scikit-learn's PCA, IncrementalPCA,
+        TruncatedSVD, FastICA, FactorAnalysis, random projections, scalers that do not
+        clip, and selectors.
+    X : array-like of shape (n, d)
+        What it transforms; its values do not matter.
+
+    Returns
+    -------
+    map : LinearMap or None
+        None for other transformers.
+
+    Notes
+    -----
+    ``linear_map.register(MyTransformer, linear_map.by_unit_vectors)`` teaches another.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.decomposition import PCA
+    >>> from skad.explanation import linear_map
+    >>> X = np.random.default_rng(0).standard_normal((50, 3))
+    >>> linear_map(PCA(2).fit(X), X).matrix.shape
+    (2, 3)
+    """
+    return None
+
+
+def by_unit_vectors(transformer, X):
+    """Give the matrix of any linear transformer, by what it makes of unit vectors."""
+    units = np.vstack([np.zeros((1, X.shape[1])), np.eye(X.shape[1])])
+    if hasattr(X, "iloc"):
+        units = type(X)(units, columns=X.columns)
+    images = np.asarray(transformer.transform(units), dtype=np.float64)
+    return LinearMap((images[1:] - images[0]).T)
+
+
+linear_map.by_unit_vectors = by_unit_vectors
+
+for kind in (
+    *(PCA, IncrementalPCA, TruncatedSVD, FastICA, FactorAnalysis),
+    *(GaussianRandomProjection, SparseRandomProjection),
+    *(StandardScaler, RobustScaler, SelectorMixin),
+):
+    linear_map.register(kind, by_unit_vectors)
+
+
+@linear_map.register(MinMaxScaler)
+@linear_map.register(MaxAbsScaler)
+def _(transformer, X):
+    clips = getattr(transformer, "clip", False)
+    return None if clips else by_unit_vectors(transformer, X)

@@ -1,0 +1,103 @@
+"""Nearest neighbours: distances to a few rows, each split among the features."""
+
+import numpy as np
+from sklearn.neighbors import LocalOutlierFactor
+
+from skad._sklearn import local_outlier_memory
+from skad.decompositions._decomposition import (
+    Decomposition,
+    NoDecompositionError,
+    decompose,
+    rows,
+)
+from skad.decompositions._squares import blocks
+
+__all__ = ["minkowski_power", "split_distances"]
+
+
+@decompose.register
+def _(estimator: LocalOutlierFactor, X, space):
+    r"""Decompose the local outlier factor.
+
+    A row's factor is the mean L of its neighbours' densities times the mean of its
+    reachability distances :math:`\max(k_j, \|x - x_j\|)`. A distance that reaches is
+    split among the features; one that is cut off at :math:`k_j`, the neighbour's own
+    distance to its k-th, belongs to none:
+
+    .. math:: R_i = \frac{L}{k} \sum_{j: d_j > k_j} \frac{(x_i - x_{ji})^2}{\|x - x_j\|},
+              \quad u = \frac{L}{k} \sum_{j: d_j \le k_j} k_j + 10^{-10} L.
+    """
+    if not estimator.novelty:
+        raise NoDecompositionError(
+            "LocalOutlierFactor scores new rows, and can be explained, with novelty=True."
+        )
+    X = rows(estimator, X)
+    power, k = minkowski_power(estimator, space), estimator.n_neighbors_
+    distances, neighbors = estimator.kneighbors(X, n_neighbors=k)
+    templates, cuts, densities = local_outlier_memory(estimator)
+    cut = cuts[neighbors]
+    density = densities[neighbors].mean(axis=1)
+    reaches = distances > cut
+    weights = density[:, None] / k * reaches
+    relevance = split_distances(X, templates, neighbors, distances, weights, power, space)
+    constant = np.where(reaches, 0, cut).mean(axis=1) + 1e-10
+    threshold = -float(estimator.offset_)
+    return Decomposition(relevance, density * constant, "local outlier factor", threshold)
+
+
+def minkowski_power(neighbors, space=None):
+    """Give p of the metric of a fitted neighbours estimator.
+
+    Raises
+    ------
+    NoDecompositionError
+        For a metric that is no plain Minkowski distance, or with a `space` not the
+        Euclidean.
+    """
+    metric = neighbors.effective_metric_
+    params = neighbors.effective_metric_params_ or {}
+    powers = {"euclidean": 2, "l2": 2, "manhattan": 1, "l1": 1, "cityblock": 1}
+    powers["minkowski"] = params.get("p", 2)
+    p = None if callable(metric) or params.get("w") is not None else powers.get(metric)
+    if p is None or (space is not None and p != 2):
+        raise NoDecompositionError(
+            f"{type(neighbors).__name__} with metric={metric!r} has no exact decomposition "
+            f"{'here' if space is not None else 'by features'}: Minkowski distances have, "
+            "and through linear transformers the Euclidean."
+        )
+    return p
+
+
+def split_distances(X, templates, neighbors, distances, weights, power=2, space=None):
+    r"""Split weighted distances to neighbours among the features.
+
+    .. math:: R_i = \sum_j q_j |x_i - x_{ji}|^p / \|x - x_j\|_p^{p-1}
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d)
+    templates : ndarray of shape (m, d)
+    neighbors : ndarray of shape (n, k), int
+    distances, weights : ndarray of shape (n, k)
+        Distances to the neighbours; q.
+    power : float, default=2
+        p.
+    space : LinearMap, default=None
+
+    Returns
+    -------
+    relevance : ndarray of shape (n, d)
+    """
+    d = X.shape[1] if space is None else space.matrix.shape[1]
+    relevance = np.zeros((len(X), d))
+    scale = distances ** (power - 1)
+    weights = np.divide(weights, scale, out=np.zeros_like(distances), where=scale > 0)
+    for j in range(neighbors.shape[1]):
+        for part in blocks(len(X), d):
+            difference = X[part] - templates[neighbors[part, j]]
+            if space is None:
+                split = np.abs(difference) ** power
+            else:
+                split = space.deviation(difference) * space.gradient(difference)
+            relevance[part] += weights[part, j, None] * split
+    return relevance
