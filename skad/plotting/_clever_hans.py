@@ -24,10 +24,10 @@ _MARKERS = {
 class CleverHansDisplay:
     """Show detection against explanation accuracy, one point for each detector.
 
-    Make one by `from_report` or `from_predictions`; `__init__` stores and checks
-    nothing, `plot` draws. On the grey diagonals the Clever Hans score, which is the
-    difference of the two, is the same; a Clever Hans is found at the lower right. The
-    legend lists the detectors by their score, the highest first.
+    Make one by `from_report`, `from_benchmark` or `from_predictions`; `__init__` stores
+    and checks nothing, `plot` draws. On the grey diagonals the Clever Hans score, which
+    is the difference of the two, is the same; a Clever Hans is found at the lower right.
+    The legend lists the detectors by their score, the highest first.
 
     Parameters
     ----------
@@ -107,6 +107,52 @@ class CleverHansDisplay:
             rows["explanation"].to_numpy(),
             names=list(rows["detector"]),
             baseline=float(rows["baseline"].iloc[0]),
+            ax=ax,
+            figsize=figsize,
+        )
+
+    @classmethod
+    def from_benchmark(cls, frame, *, dataset=None, ax=None, figsize=(6.4, 4.2)):
+        """Plot the detectors of a benchmark, each by its mean.
+
+        Seeds are averaged first, then datasets. Runs without an explanation, for want of
+        masks or because they failed, are left out.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            Of :func:`skad.benchmark.benchmark`.
+        dataset : str, default=None
+            One dataset. None: the mean over those with masks.
+        ax, figsize
+            As in `plot`.
+
+        Returns
+        -------
+        display : CleverHansDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If there is no such dataset, or no row has an explanation.
+        """
+        rows = frame if dataset is None else frame[frame["dataset"] == dataset]
+        if not len(rows):
+            known = list(dict.fromkeys(frame["dataset"]))
+            raise ValueError(f"The frame has no dataset {dataset!r}; it has {known}.")
+        rows = rows[rows["explanation"].notna()]
+        if not len(rows):
+            raise ValueError("No row has an explanation to plot: that takes masks.")
+        measures = ["roc_auc", "explanation", "baseline"]
+        means = rows.groupby(["detector", "dataset"], sort=False)[measures].mean()
+        means = means.groupby("detector", sort=False).mean()
+        return cls.from_predictions(
+            means["roc_auc"].to_numpy(),
+            means["explanation"].to_numpy(),
+            names=list(means.index),
+            baseline=float(rows.groupby("dataset")["baseline"].mean().mean()),
             ax=ax,
             figsize=figsize,
         )
