@@ -53,6 +53,12 @@ def rows_of(n, d, seed):
     return rng.standard_normal((n, d)) @ np.random.default_rng(d).standard_normal((d, d))
 
 
+def _scorer(detector):
+    if hasattr(detector, "score_samples"):
+        return detector.score_samples
+    return detector.decision_function
+
+
 def kernels(sizes, repeats):
     """Explain kernel methods and neighbours, against KernelExplainer."""
     bounds, body = [], []
@@ -69,7 +75,7 @@ def kernels(sizes, repeats):
         ):
             progress(f"{name}, {d} features")
             detector.fit(X)
-            score = getattr(detector, "score_samples", detector.decision_function)
+            score = _scorer(detector)
             shap_rows = fresh[: sizes.n_shap_rows]
             explainer = shap.KernelExplainer(score, X[:BACKGROUND], silent=True)
             timings = interleaved(

@@ -1,5 +1,7 @@
 """Isolation forests: each split of a path shortens or lengthens it."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.ensemble import IsolationForest
 
@@ -10,6 +12,7 @@ from skad.decompositions._decomposition import (
     decompose,
     rows,
 )
+from skad.decompositions._squares import blocks
 
 __all__ = ["isolation_parts"]
 
@@ -41,19 +44,12 @@ def isolation_parts(forest, X, space=None):
     X = rows(forest, X)
     unit = expected_path_length(np.array([forest.max_samples_]))[0] or np.inf
     scale = len(forest.estimators_) * unit
-    relevance, start = np.zeros(X.shape), 0.0
-    single = X.astype(np.float32)  # as the trees see it
-    for tree, features in zip(forest.estimators_, forest.estimators_features_, strict=True):
-        tree = tree.tree_
-        every = len(features) == X.shape[1]  # then they come in order
-        leaves = tree.apply(single if every else np.ascontiguousarray(single[:, features]))
-        gains = _gains_on_the_way(tree, len(features))[leaves]
-        if every:
-            relevance += gains
-        else:
-            relevance[:, features] += gains
-        start += expected_path_length(tree.n_node_samples[:1])[0]
+    trees = _Trees.of(forest)
+    relevance = np.empty(X.shape)
+    for part in blocks(len(X), 4 * len(trees.root)):
+        relevance[part] = trees.gains(X[part].astype(np.float32))  # as the trees see it
     relevance /= scale
+    start = trees.length[trees.root].sum()
     start = -start / scale
     return Decomposition(
         relevance,
@@ -72,16 +68,55 @@ def expected_path_length(n):
     return np.where(n > 2, length, np.where(n == 2, 1.0, 0.0))
 
 
-def _gains_on_the_way(tree, d):
-    """Sum the gains of the splits on the way to each node, by feature: (nodes, d)."""
-    length = expected_path_length(tree.n_node_samples)
-    gains = np.zeros((tree.node_count, d))
-    level = np.zeros(1, dtype=int)
-    while len(level := level[tree.children_left[level] >= 0]):
-        feature = tree.feature[level]
-        children = tree.children_left[level], tree.children_right[level]
-        for child in children:
-            gains[child] = gains[level]
-            gains[child, feature] += length[level] - 1 - length[child]
-        level = np.concatenate(children)
-    return gains
+@dataclass
+class _Trees:
+    """The nodes of all trees, one after the other; `length` is c of their rows."""
+
+    root: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    missing_left: np.ndarray
+    length: np.ndarray
+
+    @classmethod
+    def of(cls, forest):
+        trees = [tree.tree_ for tree in forest.estimators_]
+        counts = [tree.node_count for tree in trees]
+        root = np.cumsum([0, *counts[:-1]])
+        shift = np.repeat(root, counts)
+        left, right = (
+            np.concatenate([getattr(tree, side) for tree in trees])
+            for side in ("children_left", "children_right")
+        )
+        feature = [
+            names[tree.feature]  # a leaf's is none of them, and not looked at
+            for tree, names in zip(trees, forest.estimators_features_, strict=True)
+        ]
+        n_rows = np.concatenate([tree.n_node_samples for tree in trees])
+        return cls(
+            root,
+            np.where(left < 0, -1, left + shift),
+            right + shift,
+            np.concatenate(feature),
+            np.concatenate([tree.threshold for tree in trees]),
+            np.concatenate([tree.missing_go_to_left for tree in trees]).astype(bool),
+            expected_path_length(n_rows),
+        )
+
+    def gains(self, X):
+        """Walk all rows down all trees, a level a step, and sum the gains: (n, d)."""
+        n, d = X.shape
+        node, row = np.tile(self.root, n), np.repeat(np.arange(n), len(self.root))
+        total = np.zeros(n * d)
+        while len(node := node[inner := self.left[node] >= 0]):
+            row, feature = row[inner], self.feature[node]
+            x = X[row, feature]
+            below = x <= self.threshold[node]
+            below |= np.isnan(x) & self.missing_left[node]
+            child = np.where(below, self.left[node], self.right[node])
+            gain = self.length[node] - 1 - self.length[child]
+            total += np.bincount(row * d + feature, gain, minlength=n * d)
+            node = child
+        return total.reshape(n, d)
