@@ -65,9 +65,10 @@ def shapley_values(
     -------
     result : Bunch
         relevance : ndarray of the shape of X, float64
+            Evidence for anomaly.
         standard_error : ndarray of the shape of X, float64
-            Of `relevance`, from the spread between pairs of orders; NaN for 2
-            permutations, which are one pair.
+            Of `relevance`, from the spread between pairs of orders; NaN where
+            `n_permutations` is 2, one pair.
         unattributed : ndarray of shape (n,), float64
             The mean outlier score of the k normal rows.
 

@@ -155,7 +155,8 @@ def check_scores(parts, expected, fresh):
 
 def test_autoencoder_of_pyod(rows):
     X, fresh = rows
-    detector = auto_encoder.AutoEncoder(epoch_num=2, verbose=0).fit(X)
+    detector = auto_encoder.AutoEncoder(epoch_num=2, verbose=0)
+    detector.fit(X)
     parts = decompose(detector, fresh)
     assert_allclose(parts.outlier_score, detector.decision_function(fresh), rtol=1e-5)
     z = (fresh - X.mean(axis=0)) / X.std(axis=0)

@@ -14,6 +14,7 @@ from pyod.models.kde import KDE as PyODKDE
 from pyod.models.knn import KNN
 from pyod.models.sampling import Sampling
 from pyod.models.vae import VAE
+from pyod.version import __version__
 from scipy.sparse import coo_array
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
@@ -93,7 +94,10 @@ def test_n_features_and_batch_size_are_filled_in(data):
 def test_seeds_are_honoured_and_global_states_kept(data):
     X, _ = data
     states = global_states()
-    for detector in (VAE(epoch_num=1, verbose=0), IForest(n_estimators=5), Sampling()):
+    detectors = [IForest(n_estimators=5), Sampling()]
+    if int(__version__.split(".")[2]) >= 6:  # before, PyOD's VAE can't be cloned
+        detectors.append(VAE(epoch_num=1, verbose=0))
+    for detector in detectors:
         one, two, other = (
             PyODDetector(detector, random_state=seed).fit(X).score_samples(X)
             for seed in (0, 0, 1)

@@ -95,7 +95,7 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
     net_ : skorch.NeuralNet
         The trained networks; ``net_.module_.net`` is the
         :class:`skad.neural.InvertibleNet`, which maps rows in its units.
-    references_ : ndarray of shape (n_rows, n_features_in_)
+    references_ : ndarray of shape (n_rows, d)
         Up to 2,000 training rows, of the last call, of the half that scores lowest.
     history_ : dict of str to list of float
         Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss": nats a

@@ -127,7 +127,7 @@ class IOCN(CubeTraining, NeuralDetector):
         steps, before clipping (below 10); "inside" and "inside_held_out", the shares of up
         to 1,000 rows that trained, and that did not, within the cube. And "refitted", how
         many networks have been trained again.
-    references_ : ndarray of shape (n_rows, n_features_in_)
+    references_ : ndarray of shape (n_rows, d)
         Up to 2,000 training rows, of the last call, of the half that scores lowest.
     history_ : dict of str to list of float
         "train_loss", mean losses by epoch: 0 at the optimum, but 0 elsewhere too, and

@@ -117,7 +117,8 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
             self._seed = check_random_state(self.random_state).randint(2**31 - 1)
         seed = None if self.random_state is None else self._seed
         with _on_its_own(seed):
-            self.detector_ = self._fresh_detector(*X.shape).fit(X)
+            self.detector_ = self._fresh_detector(*X.shape)
+            self.detector_.fit(X)  # which gives None in some versions
         self._references = keep_references(X)
 
     def _fresh_detector(self, n, d):
