@@ -11,6 +11,7 @@ _HOME = {
     "AutoEncoder": "detectors",
     "KDE": "detectors",
     "Bag": "detectors",
+    "ConformalDetector": "calibration",
     "DeepOneClass": "detectors",
     "DeepSAD": "detectors",
     "DeepSVDD": "detectors",
@@ -26,6 +27,7 @@ _HOME = {
 _MODULES = {
     "base",
     "benchmark",
+    "calibration",
     "datasets",
     "decompositions",
     "detectors",

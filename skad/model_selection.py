@@ -98,8 +98,8 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
                 "reach it after sklearn.set_config(enable_metadata_routing=True)."
             )
         with all_or_nothing(self):
-            self._check_estimator()
-            X = self._normal_rows(X, y)
+            check_detector_methods(self.estimator)
+            X = normal_rows(X, y)
             self.estimator_ = as_detector(self.estimator).fit(X)
             self._references = keep_references(X)
             for name in ("n_features_in_", "feature_names_in_"):
@@ -107,44 +107,6 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
                 if hasattr(self.estimator_, name):
                     setattr(self, name, getattr(self.estimator_, name))
         return self
-
-    def _check_estimator(self):
-        if not (hasattr(self.estimator, "fit") and can_score(self.estimator)):
-            raise TypeError(
-                f"estimator must be a detector, with fit and score_samples or "
-                f"decision_function; got {self.estimator!r}."
-            )
-
-    def _normal_rows(self, X, y):
-        if y is None:
-            return X
-        keep = self._trainable(y)
-        n = _num_samples(X)
-        if len(keep) != n:
-            raise ValueError(f"y has {len(keep)} labels, but X has {n} rows.")
-        if not keep.any():
-            raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
-        if keep.all():
-            return X
-        return _safe_indexing(X.tocsr() if issparse(X) else X, np.flatnonzero(keep))
-
-    def _trainable(self, y):
-        y = column_or_1d(y)
-        if strings := [label for label in y.tolist() if isinstance(label, str)]:
-            raise ValueError(
-                "y must hold the numbers +1 (normal), -1 (anomaly) and 0 (unlabelled), got "
-                f"{strings[0]!r}."
-            )
-        complaint = zero_one_complaint(y)
-        if not complaint and not np.isin(y.astype(float), (-1, 0, 1)).all():
-            complaint = (
-                "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
-            )
-        if complaint:
-            # A warning, since scikit-learn gives detectors any y, which they do not read.
-            message = f"{complaint} All rows but those labelled -1 train."
-            warnings.warn(message, UserWarning, stacklevel=5)
-        return y != -1
 
     @property
     def offset_(self):
@@ -231,6 +193,53 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def check_detector_methods(estimator):
+    """Raise TypeError unless an unfitted estimator can be fitted and score."""
+    if not (hasattr(estimator, "fit") and can_score(estimator)):
+        raise TypeError(
+            f"estimator must be a detector, with fit and score_samples or "
+            f"decision_function; got {estimator!r}."
+        )
+
+
+def normal_rows(X, y):
+    """Give the rows of X with ``y != -1``; all where y is None.
+
+    Raises
+    ------
+    ValueError
+        When `y` holds strings, does not have one label a row, or leaves no row.
+    """
+    if y is None:
+        return X
+    keep = _trainable(y)
+    n = _num_samples(X)
+    if len(keep) != n:
+        raise ValueError(f"y has {len(keep)} labels, but X has {n} rows.")
+    if not keep.any():
+        raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
+    if keep.all():
+        return X
+    return _safe_indexing(X.tocsr() if issparse(X) else X, np.flatnonzero(keep))
+
+
+def _trainable(y):
+    y = column_or_1d(y)
+    if strings := [label for label in y.tolist() if isinstance(label, str)]:
+        raise ValueError(
+            "y must hold the numbers +1 (normal), -1 (anomaly) and 0 (unlabelled), got "
+            f"{strings[0]!r}."
+        )
+    complaint = zero_one_complaint(y)
+    if not complaint and not np.isin(y.astype(float), (-1, 0, 1)).all():
+        complaint = "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
+    if complaint:
+        # A warning, since scikit-learn gives detectors any y, which they do not read.
+        message = f"{complaint} All rows but those labelled -1 train."
+        warnings.warn(message, UserWarning, stacklevel=5)
+    return y != -1
 
 
 @explain.register

@@ -35,6 +35,7 @@ from skad import (
     KDE,
     AutoEncoder,
     Bag,
+    ConformalDetector,
     DeepOneClass,
     DeepSAD,
     DeepSVDD,
@@ -99,6 +100,9 @@ DETECTORS = [
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),
     InlierTraining(make_pipeline(StandardScaler(), KNN())),
+    ConformalDetector(KDE(), random_state=0),
+    ConformalDetector(FOREST, calibration="cross", random_state=0),
+    ConformalDetector(make_pipeline(StandardScaler(), KNN()), random_state=0),
 ]
 WRAPPED = [
     *(KNN(), PyODKDE(), LOF(), OCSVM(), PCA(), ABOD(), LODA(), HDBSCAN(), QMCD()),

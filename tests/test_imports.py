@@ -19,6 +19,7 @@ LAYERS = [
     {"neural"},
     {"detectors"},
     {"model_selection"},
+    {"calibration"},
     {"metrics"},
     {"plotting", "testing"},
     {"benchmark"},

@@ -64,7 +64,7 @@ class TemplatePool:
         return np.maximum(relevance, 0, out=relevance)
 
     def relevance_through(self, X, rule, device, space):
-        """Relevance of the d columns of which a LinearMap made those of X: ndarray (m, d)."""
+        """Relevance of the d columns that a LinearMap made X of: ndarray (m, d)."""
         collector = partial(_ThroughSpace, space=space)
         return self._sweep(X, device, rule, collector, space.matrix.shape[1])[1]
 

@@ -1,0 +1,367 @@
+"""Promises in finite samples: conformal p-values of any detector."""
+
+import warnings
+from math import ceil, floor
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.sparse import issparse
+from scipy.stats import false_discovery_control
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.model_selection import KFold
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils.validation import check_is_fitted
+
+from skad._occlusion import keep_references
+from skad._scores import normality
+from skad._sklearn import Interval, StrOptions, _fit_context, _num_samples, _safe_indexing
+from skad.base import all_or_nothing
+from skad.detectors._pyod import as_detector
+from skad.explanation import explain
+from skad.model_selection import check_detector_methods, normal_rows
+
+__all__ = ["ConformalDetector"]
+
+_TIE = 1e-9  # of the size of the scores
+_ROUNDING = 1e-9  # of rate * (n + 1), so that 0.1 * (9 + 1) is 1
+
+
+class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
+    r"""Calibrate a detector on normal rows that it has not seen.
+
+    The scores s (higher is more normal) of n held-out normal rows turn that of a new row
+    into a p-value,
+
+    .. math:: p(x) = \frac{1 + \#\{i : s_i \le s(x)\}}{n + 1},
+
+    the chance of a normal row to look as abnormal as x does. If normal rows are
+    exchangeable, as independent draws from one law are, :math:`P(p \le \alpha) \le \alpha`
+    for a fresh normal row, at every n and for any detector, over the draw of the
+    calibration rows [1]_. Given one set of them the rate varies around that, as a beta
+    distribution with parameters :math:`k = \lfloor \alpha (n + 1) \rfloor` and
+    :math:`n + 1 - k` does, if scores have no ties. (With ties it is lower.)
+
+    Parameters
+    ----------
+    detector : object
+        A detector of skad, scikit-learn or PyOD, or a Pipeline that ends in one. It is not
+        changed.
+    max_false_positive_rate : float in (0, 1), default=0.1
+        `predict` flags the rows with a p-value not above it.
+    calibration : {"split", "cross"}, default="split"
+        ``"split"``: the detector is fitted on some of the normal rows, and calibrated on
+        the others. ``"cross"``: K copies are fitted, each without one fold, which
+        calibrates it, and all rows count,
+
+        .. math:: p(x) = \frac{1 + \sum_k \#\{i \in \text{fold } k : s^{(k)}_i \le
+                         s^{(k)}(x)\}}{n + 1}.
+
+        No row is lost, but folds share their training rows: what is guaranteed is
+        :math:`P(p \le \alpha) \le 2 \alpha + 2 (1 - 1/K) / (n/K + 1)` at most [2]_, while
+        :math:`\alpha` is what is usually seen.
+    held_out : float in (0, 1), default=0.3
+        Share of the normal rows that calibrate, for ``"split"``.
+    n_folds : int, default=5
+        K, for ``"cross"``.
+    random_state : int, RandomState instance or None, default=None
+        Draws the rows that are held out.
+
+    Attributes
+    ----------
+    detectors_ : list of object
+        The fitted copies; one for ``"split"``.
+    calibration_scores_ : list of ndarray of float64
+        Sorted scores of the rows that each copy is calibrated on.
+    n_calibration_ : int
+        How many there are in all.
+    offset_ : float
+        Threshold on `score_samples`: :math:`\lfloor \alpha (n + 1) \rfloor / (n + 1)`.
+    n_features_in_ : int
+        Number of features, where the detector knows it.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the columns, where the detector knows them.
+
+    See Also
+    --------
+    skad.KDE : Its false_alarm_rate needs no rows held out.
+
+    References
+    ----------
+    .. [1] S. Bates, E. Candès, L. Lei, Y. Romano, M. Sesia. "Testing for outliers with
+       conformal p-values". Annals of Statistics 51(1), 2023.
+    .. [2] R. F. Barber, E. Candès, A. Ramdas, R. Tibshirani. "Predictive inference with the
+       jackknife+". Annals of Statistics 49(1), 2021, Theorem 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from skad import ConformalDetector
+    >>> X = np.random.default_rng(0).standard_normal((400, 2))
+    >>> forest = IsolationForest(random_state=0)
+    >>> detector = ConformalDetector(forest, max_false_positive_rate=0.05, random_state=0)
+    >>> detector.fit(X).p_values([[0.0, 0.0], [6.0, 6.0]]).round(3)
+    array([0.967, 0.008])
+    >>> detector.predict([[0.0, 0.0], [6.0, 6.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints = {
+        "max_false_positive_rate": [Interval(Real, 0, 1, closed="neither")],
+        "calibration": [StrOptions({"split", "cross"})],
+        "held_out": [Interval(Real, 0, 1, closed="neither")],
+        "n_folds": [Interval(Integral, 2, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        detector,
+        *,
+        max_false_positive_rate=0.1,
+        calibration="split",
+        held_out=0.3,
+        n_folds=5,
+        random_state=None,
+    ):
+        self.detector = detector
+        self.max_false_positive_rate = max_false_positive_rate
+        self.calibration = calibration
+        self.held_out = held_out
+        self.n_folds = n_folds
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Fit and calibrate on the rows with ``y != -1``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+        y : array-like of shape (n,), default=None
+            +1 normal, -1 anomaly, 0 unlabelled. None: all rows are taken for normal.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        TypeError
+            When the detector does not score.
+        ValueError
+            For a bad parameter, labels that do not fit, or too few rows.
+
+        Warns
+        -----
+        UserWarning
+            When there are too few calibration rows for any row to be flagged; and for
+            labels other than +1, -1, 0, or just 0 and 1, PyOD's.
+        """
+        with all_or_nothing(self):
+            check_detector_methods(self.detector)
+            X = _indexable(normal_rows(X, y))
+            n = _num_samples(X)
+            self.detectors_, self.calibration_scores_ = [], []
+            for train, held_out in self._splits(n):
+                copy = as_detector(self.detector).fit(_safe_indexing(X, train))
+                scores = _scores(copy, _safe_indexing(X, held_out))
+                self.detectors_.append(copy)
+                self.calibration_scores_.append(np.sort(scores))
+            self.n_calibration_ = sum(map(len, self.calibration_scores_))
+            self.offset_ = self._flagged_ranks() / (self.n_calibration_ + 1)
+            self._references = keep_references(X)
+            self._keep_names()
+        return self
+
+    def _splits(self, n):
+        """Give (train, held out) numbers of rows, once or once a fold."""
+        rng = check_random_state(self.random_state)
+        if self.calibration == "cross":
+            if n < 2 * self.n_folds:
+                raise ValueError(
+                    f"calibration='cross' needs 2 normal rows in each of n_folds="
+                    f"{self.n_folds} folds, {2 * self.n_folds} in all; got n_samples = {n}."
+                )
+            folds = KFold(self.n_folds, shuffle=True, random_state=rng)
+            return list(folds.split(np.empty(n)))
+        held_out = ceil(self.held_out * n)
+        if n - held_out < 2:
+            raise ValueError(
+                f"calibration='split' needs 2 normal rows to train on and 1 to calibrate; "
+                f"with held_out={self.held_out} and n_samples = {n}, {n - held_out} train."
+            )
+        order = rng.permutation(n)
+        return [(np.sort(order[held_out:]), np.sort(order[:held_out]))]
+
+    def _flagged_ranks(self):
+        """Give k, such that rows with a p-value of k / (n + 1) and below are flagged."""
+        rate, n = self.max_false_positive_rate, self.n_calibration_
+        k = floor(rate * (n + 1) * (1 + _ROUNDING))
+        if k == 0:
+            warnings.warn(
+                f"No row can be flagged at max_false_positive_rate={rate}: that takes "
+                f"{ceil(1 / rate) - 1} calibration rows, and there are {n}.",
+                UserWarning,
+                stacklevel=4,
+            )
+        return k
+
+    def _keep_names(self):
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(self).pop(name, None)
+            if hasattr(self.detectors_[0], name):
+                setattr(self, name, getattr(self.detectors_[0], name))
+
+    def p_values(self, X):
+        """Give the conformal p-values: how often a normal row looks as abnormal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        p : ndarray of shape (n,), float64
+            From 1 / (n_calibration_ + 1) to 1; low for anomalies.
+        """
+        check_is_fitted(self)
+        counts, _ = self._counts(X)
+        return (1 + counts) / (self.n_calibration_ + 1)
+
+    def score_samples(self, X):
+        r"""Give the p-values with ties broken by the score: higher is more normal.
+
+        Of rows with as many calibration scores below them, those with a higher score of
+        the detector have a higher one, :math:`(c + t) / (n + 1)` with a t between 0 and 1.
+        For ``"split"`` the order is the detector's own.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), float64
+            Between 0 and 1; of fresh normal rows about uniform.
+        """
+        check_is_fitted(self)
+        counts, standardized = self._counts(X)
+        # t < 1, so that c + t < k exactly where c + 1 <= k, which is p <= k / (n + 1).
+        t = 0.5 * (1 + standardized / (1 + abs(standardized)))
+        return (counts + np.minimum(t, 1 - 1e-6)) / (self.n_calibration_ + 1)
+
+    def _counts(self, X):
+        """Count calibration scores not above each row's, and average its scores' z."""
+        counts, standardized = 0, 0.0
+        for copy, own in zip(self.detectors_, self.calibration_scores_, strict=True):
+            scores, spread = _scores(copy, X), own.std()
+            # Scores of one row may differ by rounding from batch to batch: equal is near.
+            near = _TIE * (spread + abs(own).mean())
+            counts = counts + np.searchsorted(own, scores + near, side="right")
+            standardized = standardized + (scores - own.mean()) / (spread or 1.0)
+        return counts, standardized / len(self.detectors_)
+
+    def decision_function(self, X):
+        """Give ``score_samples(X) - offset_``: negative where p is within the rate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        decision : ndarray of shape (n,), float64
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Label the rows: -1 where the p-value is not above `max_false_positive_rate`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+            +1 normal, -1 anomaly.
+        """
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def select(self, X, *, max_false_discovery_rate=0.1):
+        r"""Select anomalies among rows, of which few are to be false.
+
+        The procedure of Benjamini and Hochberg on the p-values. For ``"split"``, whose
+        p-values are positively dependent in the way that it allows [1]_, the expected share
+        of normal rows among those selected is at most `max_false_discovery_rate`, times the
+        share of normal rows in `X`. No p-value is below 1 / (n + 1), so that selecting a
+        share a of the rows takes n = 1 / (a max_false_discovery_rate) calibration rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+            All rows that are judged together.
+        max_false_discovery_rate : float in (0, 1), default=0.1
+
+        Returns
+        -------
+        selected : ndarray of shape (n,), bool
+
+        Raises
+        ------
+        ValueError
+            When the rate is not between 0 and 1.
+        """
+        rate = max_false_discovery_rate
+        if not isinstance(rate, Real) or not 0 < rate < 1:
+            raise ValueError(
+                f"max_false_discovery_rate must be a number between 0 and 1, got {rate!r}."
+            )
+        return false_discovery_control(self.p_values(X)) <= rate * (1 + _ROUNDING)
+
+    def explain(self, X):
+        """Attribute the outlier score of the detector to the features.
+
+        The mean over the copies, as :func:`skad.explain` explains each, in its own units.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+
+        Returns
+        -------
+        relevance : ndarray of the shape of X, float64
+        """
+        return explain(self, X)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags = get_tags(self.detector).input_tags
+        return tags
+
+
+def _scores(detector, X):
+    """Score rows; infinite scores are the largest numbers that can be squared."""
+    return np.clip(normality(detector, X), -1e100, 1e100)
+
+
+def _indexable(X):
+    """Give rows in a form of which some can be taken."""
+    if issparse(X):
+        return X.tocsr()
+    return X if hasattr(X, "iloc") else np.asarray(X)
+
+
+@explain.register
+def _(estimator: ConformalDetector, X, *, space="input", references=None):
+    check_is_fitted(estimator)
+    if references is None:
+        references = estimator._references
+    return np.mean(
+        [
+            explain(copy, X, space=space, references=references)
+            for copy in estimator.detectors_
+        ],
+        axis=0,
+    )
