@@ -29,7 +29,7 @@ class GlobalContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstim
 
     Each output depends on all inputs of its row, so relevance can't be pulled back
     through it exactly: :func:`skad.explain` refuses to, unless it explains in the space
-    of the normalised images (``space="model"``) or by occlusion (``references``).
+    of the normalised images (``space="model"``) or from outside (``references``).
 
     Parameters
     ----------
