@@ -2,9 +2,9 @@
 
 python benchmarks/conformal_rates.py
 
-Six detectors on normal rows of three sets of real or realistic data, drawn anew a hundred
-times: some train, 99 calibrate, the others are judged. In the last columns as many anomalies
-as a quarter of these are among them, and the rows are selected by their false discovery
+Six detectors on normal rows of three sets of real or realistic data, drawn anew a
+hundred times: some train, 99 calibrate, the others are judged. In the last columns anomalies,
+a quarter as many, are among them, and rows are selected by their false discovery
 rate.
 """
 
@@ -49,7 +49,7 @@ def data_sets():
 
 
 def once(detector, normal, odd, seed):
-    """Fit, and give the share of fresh rows flagged, of false ones selected, of odd found."""
+    """Fit; give the shares of fresh rows flagged, false ones selected, odd ones found."""
     rng = np.random.default_rng(seed)
     normal, odd = rng.permutation(normal), rng.permutation(odd)
     n_train = min(200, len(normal) - 2 * N_CALIBRATION)
