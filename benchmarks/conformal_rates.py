@@ -3,8 +3,8 @@
 python benchmarks/conformal_rates.py
 
 Six detectors on normal rows of three sets of real or realistic data, drawn anew a
-hundred times: some train, 99 calibrate, the others are judged. In the last columns anomalies,
-a quarter as many, are among them, and rows are selected by their false discovery
+hundred times: some train, 99 calibrate, the others are judged. In the last columns
+anomalies, a quarter as many, are among them, and rows are selected by false discovery
 rate.
 """
 

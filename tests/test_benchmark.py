@@ -278,8 +278,10 @@ def test_goes_on_where_it_was_interrupted(toy, tmp_path):
     assert len(names) == 5 and all(n.startswith("toy-d-") for n in names)
 
 
-def test_an_interrupt_that_a_detector_swallows(toy, tmp_path):
-    handler = signal.getsignal(signal.SIGINT)
+def test_an_interrupt_that_a_detector_swallows(toy, tmp_path, request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+    handler = signal.default_int_handler  # where tests run in background it is ignored
     with pytest.raises(KeyboardInterrupt):
         benchmark({"d": Distance("swallow")}, {"toy": toy}, cache=tmp_path, **QUICK)
     assert list(tmp_path.iterdir()) == [] and signal.getsignal(signal.SIGINT) is handler

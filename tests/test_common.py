@@ -147,7 +147,9 @@ def test_explanation_checks(detector, check):
     check(detector)
 
 
-@pytest.mark.parametrize("detector", map(PyODDetector, (KNN(), PCA(), LOF())), ids=str)
+@pytest.mark.parametrize(
+    "detector", map(PyODDetector, (KNN(), PCA(), LOF(), OCSVM())), ids=str
+)
 def test_explanation_checks_of_pyod(detector):
     check_detector(detector)
 

@@ -142,7 +142,7 @@ def test_keeps_quiet_about_data_frames(rng, recwarn):
 def test_refuses_bad_input():
     X = np.eye(4)
     with pytest.raises(TypeError, match="got EllipticEnvelope"):
-        mean_distance_agreement(EllipticEnvelope().fit(X), X)
+        mean_distance_agreement(EllipticEnvelope(support_fraction=1.0).fit(X), X)
     with pytest.raises(NotFittedError, match="not fitted"):
         mean_distance_agreement(KDE(), X)
     with pytest.raises(ValueError, match="expecting 4 features"):

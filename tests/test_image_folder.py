@@ -75,7 +75,7 @@ def test_color_and_depth(folder):
     red = np.zeros((*GREY, 3), np.uint8)
     red[..., 0] = 255
     grey = load_image_folder(folder)
-    assert grey.images[0, 0, 0] == np.float32(50000) / 65535
+    assert grey.images[0, 0, 0] == np.float32(50000) / np.float32(65535)
     save(folder / "test/good/10.png", red)
     mixed = load_image_folder(folder)
     np.testing.assert_allclose(mixed.images[0, :, 0, 0], 50000 / 65535, rtol=1e-6)

@@ -78,19 +78,31 @@ def _knn(detector, X, space):
 def _pca(detector, X, space):
     r"""Decompose PCA, whose score is :math:`\sum_c \|z - v_c\| / w_c` over eigenvectors.
 
-    .. math:: R_i = \sum_c \frac{(z_i - v_{ci})^2}{w_c \|z - v_c\|}
+    What each distance has more than that of the mean m, :math:`\delta = z - m`:
+
+    .. math:: R_i = \sum_c \frac{\delta_i (\delta_i + 2 (m_i - v_{ci}))}
+                        {w_c (\|z - v_c\| + \|m - v_c\|)}, \quad
+              u = \sum_c \|m - v_c\| / w_c.
     """
     X = _rows(detector, X)
     _no_space(detector, space)
     if detector.standardization:
         X = detector.scaler_.transform(X)
-    relevance = np.zeros(X.shape)
+    mean = detector.detector_.mean_
+    delta, relevance, unattributed = X - mean, np.zeros(X.shape), 0.0
     components = detector.selected_components_, detector.selected_w_components_
     for component, weight in zip(*components, strict=True):
-        squares = np.square(X - component)
-        distance = np.sqrt(squares.sum(axis=1, keepdims=True)) * weight
-        relevance += np.divide(squares, distance, out=np.zeros(X.shape), where=distance > 0)
-    return _of(detector, relevance, quantity="weighted distances to the eigenvectors")
+        start = np.linalg.norm(mean - component)
+        distance = np.linalg.norm(X - component, axis=1, keepdims=True)
+        excess = delta * (delta + 2 * (mean - component))
+        relevance += excess / (weight * (distance + start))
+        unattributed += start / weight
+    return _of(
+        detector,
+        relevance,
+        np.full(len(X), unattributed),
+        "weighted distances to the eigenvectors",
+    )
 
 
 def _autoencoder(detector, X, space):
@@ -125,19 +137,24 @@ def _tail_probabilities(detector, X, space):
 
 
 def _hbos(detector, X, space):
-    """Decompose HBOS: minus the log2 height of each feature's bin."""
+    """Decompose HBOS: the log2 height of each feature's bin below that of the highest."""
     X = _rows(detector, X)
     _no_space(detector, space)
     automatic = isinstance(detector.n_bins, str)
     expected = len(detector.bin_edges_) if automatic else detector.bin_edges_.shape[1]
     if X.shape[1] != expected:
         raise ValueError(f"X has {X.shape[1]} features, HBOS was fitted on {expected}.")
-    relevance = np.empty(X.shape)
+    relevance, unattributed = np.empty(X.shape), 0.0
     for i, x in enumerate(X.T):
         edges = detector.bin_edges_[i] if automatic else detector.bin_edges_[:, i]
         heights = detector.hist_[i] if automatic else detector.hist_[:, i]
-        relevance[:, i] = -_log_heights(x, edges, heights, detector.alpha, detector.tol)
-    return _of(detector, relevance, quantity="minus the log2 heights of bins")
+        highest = np.log2(heights.max() + detector.alpha)
+        own = _log_heights(x, edges, heights, detector.alpha, detector.tol)
+        relevance[:, i] = highest - own
+        unattributed -= highest
+    return _of(
+        detector, relevance, np.full(len(X), unattributed), "minus the log2 heights of bins"
+    )
 
 
 def _log_heights(x, edges, heights, alpha, tolerance):

@@ -129,8 +129,8 @@ class Views:
 
     Every pixel is shown by as many views as there are, over all of them:
 
-    >>> (views.adjoint(np.ones((1, 72, 8, 8))) == 72).all()
-    np.True_
+    >>> bool((views.adjoint(np.ones((1, 72, 8, 8))) == 72).all())
+    True
     """
 
     def __init__(self, views, size):
