@@ -28,7 +28,7 @@ TABLE = Path(__file__).parent.parent / "docs" / "tables" / "conformal_rates.rst"
 N_CALIBRATION, REPEATS, RATE = 99, 100, 0.1
 DETECTORS = {
     "KDE": KDE(),
-    "IsolationForest": IsolationForest(n_estimators=50),
+    "IsolationForest": IsolationForest(n_estimators=50, random_state=0),
     "LocalOutlierFactor": LocalOutlierFactor(novelty=True),
     "OneClassSVM": OneClassSVM(),
     "PyOD KNN": KNN(),

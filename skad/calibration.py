@@ -1,7 +1,7 @@
 """Promises in finite samples: conformal p-values of any detector."""
 
 import warnings
-from math import ceil, floor
+from math import ceil
 from numbers import Integral, Real
 
 import numpy as np
@@ -23,7 +23,7 @@ from skad.model_selection import check_detector_methods, normal_rows
 __all__ = ["ConformalDetector"]
 
 _TIE = 1e-9  # of the size of the scores
-_ROUNDING = 1e-9  # of rate * (n + 1), so that 0.1 * (9 + 1) is 1
+_ROUNDING = 1e-9  # of rates and counts: 0.07 * 100 is 7
 
 
 class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -159,7 +159,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             labels other than +1, -1, 0, or just 0 and 1, PyOD's.
         """
         with all_or_nothing(self):
-            check_detector_methods(self.detector)
+            check_detector_methods(self.detector, "detector")
             X = _indexable(normal_rows(X, y))
             n = _num_samples(X)
             self.detectors_, self.calibration_scores_ = [], []
@@ -176,7 +176,10 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _splits(self, n):
         """Give (train, held out) numbers of rows, once or once a fold."""
-        rng = check_random_state(self.random_state)
+        rng = self.random_state
+        if rng is None:  # which check_random_state would take for the global generator
+            rng = np.random.RandomState(np.random.MT19937())
+        rng = check_random_state(rng)
         if self.calibration == "cross":
             if n < 2 * self.n_folds:
                 raise ValueError(
@@ -185,7 +188,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
                 )
             folds = KFold(self.n_folds, shuffle=True, random_state=rng)
             return list(folds.split(np.empty(n)))
-        held_out = ceil(self.held_out * n)
+        held_out = ceil(self.held_out * n * (1 - _ROUNDING))
         if n - held_out < 2:
             raise ValueError(
                 f"calibration='split' needs 2 normal rows to train on and 1 to calibrate; "
@@ -197,11 +200,12 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     def _flagged_ranks(self):
         """Give k, such that rows with a p-value of k / (n + 1) and below are flagged."""
         rate, n = self.max_false_positive_rate, self.n_calibration_
-        k = floor(rate * (n + 1) * (1 + _ROUNDING))
+        k = round(rate * (n + 1))
+        k -= k / (n + 1) > rate  # the largest k with that p-value within the rate, exactly
         if k == 0:
             warnings.warn(
                 f"No row can be flagged at max_false_positive_rate={rate}: that takes "
-                f"{ceil(1 / rate) - 1} calibration rows, and there are {n}.",
+                f"{ceil((1 - _ROUNDING) / rate) - 1} calibration rows, and there are {n}.",
                 UserWarning,
                 stacklevel=4,
             )
@@ -248,8 +252,9 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         counts, standardized = self._counts(X)
         # t < 1, so that c + t < k exactly where c + 1 <= k, which is p <= k / (n + 1).
-        t = 0.5 * (1 + standardized / (1 + abs(standardized)))
-        return (counts + np.minimum(t, 1 - 1e-6)) / (self.n_calibration_ + 1)
+        tail = 0.5 / (1 + abs(standardized))  # no cancellation: far anomalies stay apart
+        t = (1 - 1e-6) * np.where(standardized < 0, tail, 1 - tail)
+        return (counts + t) / (self.n_calibration_ + 1)
 
     def _counts(self, X):
         """Count calibration scores not above each row's, and average its scores' z."""
@@ -257,7 +262,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         for copy, own in zip(self.detectors_, self.calibration_scores_, strict=True):
             scores, spread = _scores(copy, X), own.std()
             # Scores of one row may differ by rounding from batch to batch: equal is near.
-            near = _TIE * (spread + abs(own).mean())
+            near = _TIE * (abs(scores) + np.median(abs(own)))
             counts = counts + np.searchsorted(own, scores + near, side="right")
             standardized = standardized + (scores - own.mean()) / (spread or 1.0)
         return counts, standardized / len(self.detectors_)
@@ -295,8 +300,10 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         The procedure of Benjamini and Hochberg on the p-values. For ``"split"``, whose
         p-values are positively dependent in the way that it allows [1]_, the expected share
         of normal rows among those selected is at most `max_false_discovery_rate`, times the
-        share of normal rows in `X`. No p-value is below 1 / (n + 1), so that selecting a
-        share a of the rows takes n = 1 / (a max_false_discovery_rate) calibration rows.
+        share of normal rows in `X`. ``"cross"`` has no such guarantee, nor have detectors
+        that score a row by the others of its batch, PyOD's ECOD and COPOD. No p-value is
+        below 1 / (n + 1), so that selecting a share a of the rows takes
+        n = 1 / (a max_false_discovery_rate) calibration rows.
 
         Parameters
         ----------
@@ -343,7 +350,12 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
 def _scores(detector, X):
     """Score rows; infinite scores are the largest numbers that can be squared."""
-    return np.clip(normality(detector, X), -1e100, 1e100)
+    scores = normality(detector, X)
+    if bad := int(np.isnan(scores).sum()):
+        raise ValueError(
+            f"{type(detector).__name__} gave the score NaN to {bad} of {len(scores)} rows."
+        )
+    return np.clip(scores, -1e100, 1e100)
 
 
 def _indexable(X):

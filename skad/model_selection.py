@@ -195,11 +195,11 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         return tags
 
 
-def check_detector_methods(estimator):
+def check_detector_methods(estimator, name="estimator"):
     """Raise TypeError unless an unfitted estimator can be fitted and score."""
     if not (hasattr(estimator, "fit") and can_score(estimator)):
         raise TypeError(
-            f"estimator must be a detector, with fit and score_samples or "
+            f"{name} must be a detector, with fit and score_samples or "
             f"decision_function; got {estimator!r}."
         )
 

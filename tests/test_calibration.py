@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pyod.models.hbos import HBOS
 from pyod.models.knn import KNN
 from scipy.stats import binom, kstest
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import IsolationForest
 from sklearn.neighbors import LocalOutlierFactor
@@ -232,9 +232,10 @@ def test_frames_images_and_copies():
 
 def test_global_state_and_ties():
     X = np.random.default_rng(0).standard_normal((40, 2))
-    state = np.random.get_state()[1].copy()
-    ConformalDetector(KDE()).fit(X)
-    assert (np.random.get_state()[1] == state).all()
+    for calibration in ("split", "cross"):
+        state = str(np.random.get_state())  # with the position, which a few draws move
+        ConformalDetector(KDE(), calibration=calibration).fit(X)
+        assert str(np.random.get_state()) == state
 
     class Constant(KDE):
         def _outlier_score(self, X):
@@ -255,10 +256,62 @@ def test_global_state_and_ties():
         ({"held_out": 0.99}, ValueError, "n_samples = 20, 0 train"),
         ({"n_folds": 1}, ValueError, "n_folds"),
         ({"n_folds": 11, "calibration": "cross"}, ValueError, "22 in all; got n_samples"),
-        ({"detector": StandardScaler()}, TypeError, "must be a detector"),
+        ({"detector": StandardScaler()}, TypeError, "^detector must be a detector"),
     ],
 )
 def test_bad_parameters(params, error, words):
     X = np.random.default_rng(0).standard_normal((20, 2))
     with pytest.raises(error, match=words):
         ConformalDetector(**{"detector": KDE(), **params}).fit(X)
+
+
+class FirstColumn(OutlierMixin, BaseEstimator):
+    """Score rows by their first column: what calibration does has a closed form."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_samples(self, X):
+        return np.where(X[:, 0] == 7e7, np.nan, X[:, 0])
+
+
+def fit_columns(values, **params):
+    detector = ConformalDetector(FirstColumn(), random_state=0, **params)
+    return detector.fit(np.asarray(values, dtype=float)[:, None])
+
+
+@pytest.mark.parametrize("rate", [1 - 0.9, 0.1 * 3, 0.29, 0.07, np.nextafter(0.1, 0)])
+@pytest.mark.filterwarnings("ignore:No row can be flagged")
+def test_rates_off_by_rounding_decide_as_the_p_values(rate):
+    for n in (9, 19, 99):
+        rows = np.arange(n + 5)
+        detector = fit_columns(rows, max_false_positive_rate=rate, held_out=n / (n + 5))
+        X = np.linspace(-1, n + 5, 300)[:, None]
+        assert detector.n_calibration_ == n
+        assert_array_equal(detector.decision_function(X) < 0, detector.p_values(X) <= rate)
+
+
+def test_the_number_of_rows_held_out_and_needed():
+    assert fit_columns(np.arange(100), held_out=0.07).n_calibration_ == 7
+    with pytest.warns(UserWarning, match="takes 48 calibration rows, and there are 5"):
+        fit_columns(np.arange(10), held_out=0.5, max_false_positive_rate=1 / 49)
+
+
+def test_far_scores_are_told_apart_and_infinite_ones_harmless():
+    rows = np.random.default_rng(0).standard_normal(100)
+    far = -np.logspace(0, 90, 91)[:, None]
+    scores = fit_columns(rows).score_samples(far)
+    assert (np.diff(scores) < 0).all() and scores.min() > 0
+    for odd in (-1e10, -np.inf):
+        detector = fit_columns([*rows[:98], odd, odd], held_out=0.98)
+        own = detector.calibration_scores_[0]
+        X = np.linspace(-3, 3, 50)[:, None]
+        counted = (1 + (own <= X).sum(axis=1)) / (1 + len(own))
+        assert_allclose(detector.p_values(X), counted)
+
+
+def test_scores_that_are_no_numbers_are_refused():
+    detector = fit_columns(np.arange(50))
+    for method in (detector.p_values, detector.predict):
+        with pytest.raises(ValueError, match="FirstColumn gave the score NaN to 1 of 2"):
+            method(np.array([[1.0], [7e7]]))

@@ -359,6 +359,17 @@ def random_path(n):
     return 2 * (np.log(n - 1) + np.euler_gamma) - 2 * (n - 1) / n
 
 
+def test_isolation_forests_of_one_column_and_of_few_rows():
+    X = DATA["wine"]
+    for rows, params in ((X[:, :1], {}), (X, {"max_samples": 2}), (X, {"max_features": 1})):
+        forest = IsolationForest(n_estimators=5, random_state=0, **params).fit(rows)
+        assert_allclose(decompose(forest, rows).outlier_score, -forest.score_samples(rows))
+    holes = np.where(X > 1, np.nan, X)
+    forest = IsolationForest(n_estimators=5, random_state=0).fit(holes)
+    parts = decompose(forest, holes)
+    assert_allclose(parts.outlier_score, -forest.score_samples(holes))
+
+
 @pytest.mark.parametrize("params", [{}, {"max_features": 3, "max_samples": 40}])
 def test_isolation_forest_by_walking_the_paths(params):
     X = DATA["wine"]

@@ -91,7 +91,7 @@ class _Trees:
             for side in ("children_left", "children_right")
         )
         feature = [
-            names[tree.feature]  # a leaf's is none of them, and not looked at
+            names[np.maximum(tree.feature, 0)]  # a leaf's is negative, and not looked at
             for tree, names in zip(trees, forest.estimators_features_, strict=True)
         ]
         n_rows = np.concatenate([tree.n_node_samples for tree in trees])
