@@ -292,7 +292,8 @@ def test_rates_off_by_rounding_decide_as_the_p_values(rate):
 
 
 def test_the_number_of_rows_held_out_and_needed():
-    assert fit_columns(np.arange(100), held_out=0.07).n_calibration_ == 7
+    few = fit_columns(np.arange(100), held_out=0.07, max_false_positive_rate=0.2)
+    assert few.n_calibration_ == 7
     with pytest.warns(UserWarning, match="takes 48 calibration rows, and there are 5"):
         fit_columns(np.arange(10), held_out=0.5, max_false_positive_rate=1 / 49)
 
