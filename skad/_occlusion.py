@@ -126,22 +126,25 @@ class Exchange:
     Attributes
     ----------
     X : ndarray or data frame
-    n_rows, n_groups, n_donors : int
+    n_rows, n_features, n_groups, n_donors : int
     """
 
     def __init__(self, X, references, groups, n_references):
-        self.X, self._references = _as_table(X), _as_table(references)
-        if not isinstance(n_references, Integral) or n_references < 1:
+        self.X, self._references = _alike(_as_table(X), _as_table(references))
+        counts = isinstance(n_references, Integral) and not isinstance(n_references, bool)
+        if not counts or n_references < 1:
             raise ValueError(f"n_references must be a positive int, got {n_references!r}.")
         shape = self.X.shape[1:]
-        if self._references.shape[1:] != shape:
+        if not shape or self._references.shape[1:] != shape:
             raise ValueError(
                 f"references have shape {self._references.shape[1:]} a row, X has {shape}."
             )
         if len(self._references) == 0:
             raise ValueError("references hold no row.")
-        self._member = _membership(groups, shape)
-        self.n_rows, self.n_groups = len(self.X), len(self._member)
+        self._group = _group_numbers(groups, shape)  # of each feature
+        self._sizes = np.bincount(self._group)
+        self.n_rows, self.n_groups = len(self.X), len(self._sizes)
+        self.n_features = len(self._group)
         self.n_donors = min(n_references, len(self._references))
         self._donors = _nearest(self.X, self._references, self.n_donors)
 
@@ -156,14 +159,13 @@ class Exchange:
         """
         changed = _safe_indexing(self.X, rows)
         donor = _safe_indexing(self._references, self._donors[rows, donors])
-        member = exchanged @ self._member
+        member = exchanged[:, self._group]
         if not hasattr(changed, "iloc"):
             return np.where(member.reshape(changed.shape), donor, changed)
         changed = changed.reset_index(drop=True)
         donor = donor.reset_index(drop=True)
         for j in range(changed.shape[1]):
-            kept = changed.iloc[:, j].where(~member[:, j], donor.iloc[:, j])
-            changed.isetitem(j, kept)
+            changed.isetitem(j, _chosen(changed.iloc[:, j], donor.iloc[:, j], member[:, j]))
         return changed
 
     def scores_of_donors(self, estimator):
@@ -174,23 +176,55 @@ class Exchange:
 
     def spread(self, values):
         """Share values of groups, (n_rows, n_groups), equally by their features."""
-        share = self._member / self._member.sum(axis=1, keepdims=True)
-        return (values @ share).reshape(self.X.shape)
+        return (values / self._sizes)[:, self._group].reshape(self.X.shape)
 
 
 def _as_table(X):
     if issparse(X):
-        raise TypeError("Occlusion takes no sparse rows: give X.toarray().")
+        raise TypeError("Explanations from outside take no sparse rows: give X.toarray().")
     return X if hasattr(X, "iloc") else np.asarray(X)
 
 
-def _membership(groups, shape):
-    """Give which features a group has: bool (groups, features)."""
+def _alike(X, references):
+    """See that both are frames, of the same columns, or both arrays."""
+    if hasattr(X, "iloc") != hasattr(references, "iloc"):
+        raise TypeError(
+            "X and references must both be data frames, or both arrays; got "
+            f"{type(X).__name__} and {type(references).__name__}."
+        )
+    if hasattr(X, "iloc"):
+        if set(X.columns) != set(references.columns):
+            raise ValueError(
+                f"references have the columns {list(references.columns)}, X has "
+                f"{list(X.columns)}."
+            )
+        references = references[X.columns]
+    return X, references
+
+
+def _chosen(own, donor, exchanged):
+    """Give a column, of the donors' where exchanged; a new category is no obstacle."""
+    if own.dtype == donor.dtype and str(own.dtype) != "category":
+        return own.where(~exchanged, donor)
+    mixed = own.astype(object).where(~exchanged, donor.astype(object))
+    known = getattr(own.dtype, "categories", None)
+    if known is not None and mixed.dropna().isin(known).all():
+        return mixed.astype(own.dtype)
+    return mixed if known is not None else mixed.infer_objects()
+
+
+def _group_numbers(groups, shape):
+    """Give the number of each feature's group, from 0: int (features,)."""
     d = prod(shape)
-    groups = np.arange(d) if groups is None else np.ravel(groups)
+    if groups is None:
+        return np.arange(d)
+    groups = np.ravel(groups)
     if len(groups) != d:
         raise ValueError(f"groups names {len(groups)} features, X has {d}.")
-    return groups == np.unique(groups)[:, None]
+    try:
+        return np.unique(groups, return_inverse=True)[1].ravel()
+    except TypeError as error:
+        raise ValueError(f"groups must be labels of one kind; got {groups[:5]}.") from error
 
 
 def _nearest(X, references, k):

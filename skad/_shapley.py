@@ -11,7 +11,9 @@ from skad._scores import normality
 
 __all__ = ["shapley_values"]
 
-_CHUNK = 20_000  # rows scored at once
+_CHUNK = 20_000  # rows scored at once, fewer where they are long
+_NUMBERS = 2**24
+_HELD = 2**22  # scores held at once
 
 
 def shapley_values(
@@ -38,7 +40,7 @@ def shapley_values(
     where the score has no interactions of more than two features).
 
     This costs ``k * n_permutations * (n_groups - 1)`` scored rows a row of `X`, in calls of
-    some 20,000 rows.
+    up to 20,000 rows.
 
     Parameters
     ----------
@@ -114,7 +116,7 @@ def shapley_values(
     whole = -normality(estimator, exchange.X)
     empty = exchange.scores_of_donors(estimator)
     marginals = np.empty((exchange.n_rows, k, n_permutations // 2, n_groups))
-    step = max(1, _CHUNK // max(1, k * n_permutations * (n_groups - 1)))
+    step = max(1, _HELD // (k * n_permutations * n_groups))
     starts = range(0, exchange.n_rows, step)
     for start in tqdm(starts, desc="Shapley values", disable=not progress):
         rows = np.arange(start, min(start + step, exchange.n_rows))
@@ -144,18 +146,13 @@ def _ends(scores, path):
 
 def _scores_on_the_way(estimator, exchange, rows, places):
     """Score rows between donor and x: (rows, k, pairs, 2, n_groups - 1)."""
-    k, n_pairs, _, n_groups = places.shape
-    taken = np.arange(1, n_groups)
-    # Which groups are x's own after each number of steps: (k, pairs, 2, steps, groups).
-    own = places[..., None, :] < taken[:, None]
-    shape = (len(rows), k, n_pairs, 2, n_groups - 1)
-    if n_groups == 1:
-        return np.empty(shape)
-    row, donor = (index.ravel() for index in np.indices(shape[:2]))
-    n_steps = own[0].size // n_groups
-    mixed = exchange.mixed(
-        np.repeat(rows[row], n_steps),
-        np.repeat(donor, n_steps),
-        np.tile(~own.reshape(-1, n_groups), (len(rows), 1)),
-    )
-    return -normality(estimator, mixed).reshape(shape)
+    shape = (len(rows), *places.shape[:-1], exchange.n_groups - 1)
+    scores = np.empty(shape)
+    step = min(_CHUNK, max(1, _NUMBERS // exchange.n_features))
+    for start in range(0, scores.size, step):
+        flat = np.arange(start, min(start + step, scores.size))
+        row, donor, pair, way, taken = np.unravel_index(flat, shape)
+        donors_own = places[donor, pair, way] > taken[:, None]
+        mixed = exchange.mixed(rows[row], donor, donors_own)
+        scores.flat[flat] = -normality(estimator, mixed)
+    return scores

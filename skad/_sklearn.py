@@ -6,6 +6,7 @@ is the one place to mend.
 """
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import _clone_parametrized, _fit_context
 from sklearn.utils import _safe_indexing
 from sklearn.utils._indexing import _get_column_indices
@@ -91,7 +92,8 @@ def svm_gamma(machine):
 
 def training_rows(neighbors):
     """Give the rows that a fitted neighbours estimator searches: ndarray (m, d)."""
-    return neighbors._fit_X
+    rows = neighbors._fit_X
+    return rows.toarray() if issparse(rows) else rows
 
 
 def local_outlier_memory(detector):
@@ -106,4 +108,4 @@ def local_outlier_memory(detector):
         Local reachability density.
     """
     reach = detector._distances_fit_X_[:, detector.n_neighbors_ - 1]
-    return detector._fit_X, reach, detector._lrd
+    return training_rows(detector), reach, detector._lrd

@@ -42,6 +42,7 @@ from skad.decompositions import (
     can_decompose,
     decompose,
     linear_map,
+    unwrapped,
 )
 from skad.images import GlobalContrastNormalizer
 
@@ -57,6 +58,8 @@ __all__ = [
     "pull_back",
     "shapley_values",
 ]
+
+_LOST = 1e-7  # of relevance, in sums that are pulled back: more is no rounding
 
 
 @singledispatch
@@ -120,9 +123,9 @@ def explain(estimator, X, *, space="input", references=None):
     if hasattr(estimator, "explain"):
         return estimator.explain(X)
     check_is_fitted(estimator)
-    if hasattr(estimator, "best_estimator_"):
-        estimator = estimator.best_estimator_
-        return explain(estimator, X, space=space, references=references)
+    found = unwrapped(estimator)
+    if found is not estimator:
+        return explain(found, X, space=space, references=references)
     if can_decompose(estimator):
         try:
             return decompose(estimator, X).relevance
@@ -136,100 +139,135 @@ def explain(estimator, X, *, space="input", references=None):
 def _(estimator: Pipeline, X, *, space="input", references=None):
     _check_space(space)
     check_is_fitted(estimator)
-    *steps, detector = _flat_steps(estimator)
+    *steps, detector = flat_steps(estimator)
     if not _explains_itself(detector) and space == "input":
         return _explain_from_outside(estimator, X, references)
-    X = np.asarray(X) if isinstance(X, list | tuple) else X
-    inputs, seen = [X], references
+    inputs, seen = _transformed(steps, X), references
+    if space == "input":
+        try:
+            return _explain_through(steps, detector, inputs)
+        except (_NoRuleError, NoDecompositionError):
+            if references is None:
+                raise
+            return _explain_from_outside(estimator, X, references)
+    for step in steps if seen is not None else ():
+        seen = step.transform(seen)
+    return explain(detector, inputs[-1], references=seen)
+
+
+def _transformed(steps, X):
+    """Give what goes into each of the steps, and what comes out of the last."""
+    inputs = [np.asarray(X) if isinstance(X, list | tuple) else X]
     for step in steps:
         inputs.append(step.transform(inputs[-1]))
-        seen = None if seen is None else step.transform(seen)
-    if space == "model":
-        return explain(detector, inputs[-1], references=seen)
-    try:
-        return _explain_through(steps, detector, inputs)
-    except (_NoRuleError, NoDecompositionError):
-        if references is None:
-            raise
-        return _explain_from_outside(estimator, X, references)
+    return inputs
 
 
 def _explain_through(steps, detector, inputs):
-    """Explain the detector's input, and pull back, last step first.
-
-    The first of the linear steps that mix columns, and all after it, are undone at once.
-    """
-    undone = next((i for i, step in enumerate(steps) if _mixes(step)), len(steps))
-    relevance = None
-    if undone < len(steps):
-        relevance = _decompose_through(steps[undone:], detector, inputs[undone:])
-    if relevance is None:
-        relevance, undone = explain(detector, inputs[-1]), len(steps)
-    for step, entered in zip(steps[:undone][::-1], inputs[:undone][::-1], strict=True):
-        relevance = _pulled_back(step, entered, relevance)
-    return relevance
+    """Explain the detector's input, and pull the relevance back through the steps."""
+    registered = explain.dispatch(type(detector)) is not explain.dispatch(object)
+    mixing = _first_mixing(steps) is not None and can_decompose(detector)
+    if registered or (hasattr(detector, "explain") and not mixing):
+        return _pulled_through(steps, inputs, explain(detector, inputs[-1]))
+    return _decompose_through(steps, detector, inputs).relevance
 
 
 def _decompose_through(steps, detector, inputs):
-    """Explain the input of linear steps; None where steps or detector have no such rule."""
+    """Decompose the detector's score into parts of the columns that came in first.
+
+    The first of the linear steps that mix columns, and all after it, are undone at once.
+    """
+    parts = decompose(detector, inputs[-1])
+    mixing = _first_mixing(steps)
+    if mixing is None:
+        return replace(parts, relevance=_pulled_through(steps, inputs, parts.relevance))
+    first = steps.index(mixing)
+    relevance = _undo_linear(steps[first:], detector, inputs[first:], parts.relevance)
+    return replace(parts, relevance=_pulled_through(steps[:first], inputs, relevance))
+
+
+def _undo_linear(steps, detector, inputs, relevance):
+    """Explain what goes into linear steps; refuse where steps or detector forbid it."""
     whole = LinearMap(np.eye(inputs[0].shape[1]))
     for step, entered in zip(steps, inputs[:-1], strict=True):
         part = linear_map(step, entered)
         if part is None:
-            return None
+            raise _refusal(steps[0])
         whole = whole.then(part)
     try:
-        return decompose(detector, inputs[-1], space=whole).relevance
-    except NoDecompositionError:
-        return None
+        pulled = decompose(detector, inputs[-1], space=whole).relevance
+    except NoDecompositionError as error:
+        raise _refusal(steps[0]) from error
+    lost = abs(pulled.sum(axis=1) - relevance.sum(axis=1))
+    if (lost > _LOST * (abs(relevance).sum(axis=1) + abs(pulled).max(initial=0))).any():
+        raise _NoRuleError(
+            f"Relevance can't be pulled back through {type(steps[0]).__name__} within "
+            f"{_LOST} of its size: the matrix has no accurate inverse. Leave out constant "
+            "and collinear columns, or components of next to no variance; or give "
+            "references= to explain from outside, by Shapley values."
+        )
+    return pulled
 
 
-def _mixes(step):
-    """Whether a step is linear and has no rule to be pulled back alone."""
-    known = linear_map.dispatch(type(step)) is not linear_map.dispatch(object)
-    alone = pull_back.dispatch(type(step)) is not pull_back.dispatch(object)
-    return known and not alone and not isinstance(step, OneToOneFeatureMixin)
+def _pulled_through(steps, inputs, relevance):
+    for step, entered in zip(steps[::-1], inputs[: len(steps)][::-1], strict=True):
+        relevance = _pulled_back(step, entered, relevance)
+    return relevance
 
 
-def _flat_steps(estimator):
+def _first_mixing(steps):
+    """Give the first step that is linear and has no rule to be pulled back alone."""
+    for step in steps:
+        known = linear_map.dispatch(type(step)) is not linear_map.dispatch(object)
+        alone = pull_back.dispatch(type(step)) is not pull_back.dispatch(object)
+        if known and not alone and not isinstance(step, OneToOneFeatureMixin):
+            return step
+    return None
+
+
+def flat_steps(estimator):
     """Give a Pipeline's fitted steps, those of Pipelines inside in their place; a list."""
+    estimator = unwrapped(estimator)
     if not isinstance(estimator, Pipeline):
         return [estimator]
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    return [part for step in steps for part in _flat_steps(step)]
+    return [part for step in steps for part in flat_steps(step)]
 
 
 @decompose.register
 def _(estimator: BaseDetector, X, space):
-    """Decompose one of skad's own by its explanation; X are flat rows."""
-    parts = estimator.explain(X), estimator.unattributed(X)
+    """Decompose one of skad's own by its explanation, as flat rows."""
+    relevance, unattributed = estimator.explain(X), estimator.unattributed(X)
     if space is not None:
-        parts = estimator._relevance_through(estimator._validate(X), space), parts[1]
-    return Decomposition(*parts, "outlier score", outlier_threshold=-estimator.offset_)
+        relevance = estimator._relevance_through(estimator._validate(X), space)
+    return Decomposition(
+        relevance.reshape(len(relevance), -1),
+        unattributed,
+        "outlier score",
+        outlier_threshold=-float(estimator.offset_),
+    )
 
 
 @decompose.register
 def _(estimator: Pipeline, X, space):
     """Decompose the last step's score, its relevance pulled back."""
-    *steps, detector = _flat_steps(estimator)
-    Z = X
-    for step in steps:
-        Z = step.transform(Z)
-    return replace(decompose(detector, Z), relevance=explain(estimator, X))
+    check_is_fitted(estimator)
+    if space is not None:
+        raise NoDecompositionError("A Pipeline is undone as a whole: give its own input.")
+    *steps, detector = flat_steps(estimator)
+    return _decompose_through(steps, detector, _transformed(steps, X))
 
 
 def explain_in_score_units(estimator, X, references):
     """Explain as `explain` does, but always in the units of the outlier score."""
-    relevance = explain(estimator, X, references=references)
-    *steps, detector = _flat_steps(getattr(estimator, "best_estimator_", estimator))
-    if hasattr(detector, "explain") or not can_decompose(detector):
-        return relevance
-    for step in steps:
-        X = step.transform(X)
+    detector = flat_steps(estimator)[-1]
+    if isinstance(detector, BaseDetector) or not can_decompose(detector):
+        return explain(estimator, X, references=references)
     try:
-        return relevance * decompose(detector, X).slopes[:, None]
-    except NoDecompositionError:
-        return relevance  # it was explained from outside
+        parts = decompose(estimator, X)
+    except (_NoRuleError, NoDecompositionError):
+        return _explain_from_outside(estimator, X, references)
+    return parts.relevance * parts.slopes[:, None]
 
 
 def _explains_itself(detector):

@@ -15,7 +15,7 @@ from skad._scores import can_score
 from skad._sklearn import _num_samples, _safe_indexing
 from skad.base import all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
-from skad.explanation import explain
+from skad.explanation import decompose, explain
 
 __all__ = ["InlierTraining"]
 
@@ -248,3 +248,9 @@ def _(estimator: InlierTraining, X, *, space="input", references=None):
     if references is None:
         references = estimator._references
     return explain(estimator.estimator_, X, space=space, references=references)
+
+
+@decompose.register
+def _(estimator: InlierTraining, X, space):
+    check_is_fitted(estimator)
+    return decompose(estimator.estimator_, X, space=space)

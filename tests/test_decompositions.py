@@ -1,6 +1,9 @@
 """Exact decompositions, against closed forms, loops and the estimators' own scores."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pyod.models import (
@@ -18,18 +21,21 @@ from pyod.models import (
     ocsvm,
     pca,
 )
+from scipy.sparse import csr_array
 from scipy.stats import gaussian_kde, multivariate_normal, rankdata, skew
 from sklearn.base import clone
 from sklearn.covariance import EllipticEnvelope
-from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.decomposition import PCA, FactorAnalysis, FastICA, TruncatedSVD
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import VarianceThreshold
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import SGDOneClassSVM
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity, LocalOutlierFactor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import (
     MinMaxScaler,
     PowerTransformer,
@@ -38,8 +44,13 @@ from sklearn.preprocessing import (
 )
 from sklearn.svm import OneClassSVM
 
-from skad import KDE, Bag, PyODDetector, explain
-from skad.explanation import NoDecompositionError, decompose, linear_map
+from skad import KDE, Bag, InlierTraining, PyODDetector, explain
+from skad.explanation import (
+    NoDecompositionError,
+    decompose,
+    linear_map,
+    shapley_values,
+)
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 SKLEARN = [
@@ -596,3 +607,156 @@ def test_units_of_the_outlier_score():
     own = svm.relevance * svm.slopes[:, None] / bag.scales_[0]
     both = 0.5 * own + 0.5 * bag.detectors_[1].explain(fresh) / bag.scales_[1]
     assert_allclose(bag.explain(fresh), both)
+
+
+# What a hostile user would try.
+
+
+def test_bags_of_members_explained_from_outside():
+    X = DATA["wine"]
+    member = make_pipeline(PCA(3), IsolationForest(n_estimators=10, random_state=0))
+    bag = Bag([("forest", member), ("kde", KDE())], weights=[1, 0]).fit(X)
+    shapley = shapley_values(bag.detectors_[0], X[:4], X).relevance
+    assert_allclose(bag.explain(X[:4]), shapley / bag.scales_[0])
+    inside = Bag([("a", InlierTraining(OneClassSVM())), ("b", KDE())], weights=[1, 0]).fit(
+        X
+    )
+    parts = decompose(inside.detectors_[0], X * 2)
+    expected = parts.relevance * parts.slopes[:, None] / inside.scales_[0]
+    assert_allclose(inside.explain(X * 2), expected)
+
+
+@pytest.mark.parametrize("detector", [KDE(bandwidth=0.1), KernelDensity(bandwidth=0.1)])
+@pytest.mark.parametrize("apart", [1e2, 1e4, 1e6])
+def test_clusters_far_apart_behind_a_projection(detector, apart):
+    X = DATA["wine"]
+    model = make_pipeline(PCA(3), detector).fit(np.vstack([X, X + apart]))
+    rows = X[1:20] + 0.01
+    W = model[0].components_
+    templates, nearby = np.vstack([X, X + apart]), model[0].transform(rows)
+    images = model[0].transform(templates)
+    unit = 1 if isinstance(detector, KDE) else 0.02
+    for row, z, relevance in zip(rows, nearby, explain(model, rows), strict=True):
+        p = np.exp(-((images - z) ** 2).sum(axis=1) / 0.02)
+        delta = (row - templates) @ W.T @ W  # W has orthonormal rows: both maps are W
+        expected = (p / p.sum()) @ delta**2 / unit
+        assert_allclose(relevance, expected, rtol=1e-5 * max(1, apart / 1e4), atol=1e-9)
+        assert_allclose(relevance.sum(), expected.sum(), rtol=1e-6 * max(1, apart / 1e4))
+
+
+def test_matrices_without_an_accurate_inverse_are_refused():
+    X = DATA["wine"]
+    collinear = np.c_[X, X[:, 0] * 2, np.ones(len(X))]
+    model = make_pipeline(PCA(whiten=True), KDE(bandwidth=1.0)).fit(collinear)
+    with pytest.raises(TypeError, match="no accurate inverse"):
+        explain(model, collinear)
+    assert explain(model, collinear[:2], references=collinear).shape == (2, 10)
+
+
+def test_linear_maps_of_columns_with_large_means():
+    X = DATA["wine"][:, :4] * 1e12 + 1e14
+    step = PCA(3).fit(X)
+    assert_allclose(linear_map(step, X).matrix, step.components_, rtol=1e-9, atol=1e-12)
+
+
+def test_subclasses_that_score_in_their_own_way_are_not_explained_by_the_parents_rule():
+    class Shifted(OneClassSVM):
+        def score_samples(self, X):
+            return super().score_samples(X) - 5
+
+    class Tenfold(knn.KNN):
+        def decision_function(self, X):
+            return 10 * super().decision_function(X)
+
+    class Renamed(OneClassSVM):
+        pass
+
+    X = DATA["wine"]
+    for detector in (Shifted(), Tenfold()):
+        detector.fit(X)
+        with pytest.raises(ValueError, match="no explanation of its own"):
+            explain(detector, X)
+        assert explain(detector, X[:2], references=X).shape == (2, 8)
+    assert_allclose(explain(Renamed().fit(X), X), explain(OneClassSVM().fit(X), X))
+
+
+def test_trees_of_one_row_say_nothing():
+    X = DATA["wine"]
+    for forest in (
+        IsolationForest(n_estimators=3).fit(np.ones((1, 8))),
+        IsolationForest(n_estimators=3, max_samples=1).fit(X),
+    ):
+        parts = decompose(forest, X)
+        assert (parts.relevance == 0).all()
+        assert_allclose(parts.outlier_score, -forest.score_samples(X))
+        assert_array_equal(parts.score > parts.threshold, forest.predict(X) == -1)
+
+
+def test_whole_numbers():
+    X = load_digits().data[:300]
+    for detector in (loda.LODA(random_state=0), knn.KNN(), iforest.IForest(random_state=0)):
+        detector.fit(X)
+        expected = detector.decision_function(X)
+        scale = abs(expected).max()
+        assert_allclose(decompose(detector, X).outlier_score / scale, expected / scale)
+
+
+def test_detectors_fitted_on_sparse_rows():
+    X = DATA["wine"]
+    for detector in (LocalOutlierFactor(novelty=True), OneClassSVM()):
+        dense = explain(clone(detector).fit(X), X * 1.3)
+        assert_allclose(explain(detector.fit(csr_array(X)), X * 1.3), dense, atol=1e-9)
+
+
+def test_a_component_of_weight_0():
+    X = DATA["wine"]
+    mixture = GaussianMixture(2, random_state=0).fit(X)
+    mixture.weights_ = np.array([1.0, 0.0])
+    assert_allclose(decompose(mixture, X).score, -mixture.score_samples(X))
+
+
+def test_what_is_wrapped_in_searches_and_frozen():
+    X = DATA["wine"]
+    machine = OneClassSVM(gamma=0.1).fit(X)
+    direct = explain(machine, X)
+    search = GridSearchCV(OneClassSVM(), {"gamma": [0.1]}, scoring=lambda *_: 1.0).fit(X)
+    for model in (
+        FrozenEstimator(machine),
+        search,
+        make_pipeline(FrozenEstimator(PCA(8).fit(X)), FrozenEstimator(machine)).fit(X),
+        make_pipeline("passthrough", search).fit(X),
+        InlierTraining(OneClassSVM(gamma=0.1)).fit(X),
+    ):
+        if isinstance(model, Pipeline) and isinstance(model[0], FrozenEstimator):
+            rotated = OneClassSVM(gamma=0.1).fit(model[0].transform(X))
+            model.steps[1] = ("svm", FrozenEstimator(rotated))
+        assert_allclose(explain(model, X), direct, atol=1e-8)
+        assert_allclose(decompose(model, X).relevance, direct, atol=1e-8)
+    with pytest.raises(NotFittedError):
+        decompose(GridSearchCV(KDE(), {}), X)
+    with pytest.raises(NoDecompositionError, match="as a whole"):
+        decompose(make_pipeline(KDE()).fit(X), X, space=linear_map(PCA().fit(X), X))
+
+
+def test_images_of_skads_own_detectors_are_flat_rows():
+    images = DATA["wine"].reshape(-1, 2, 4)
+    parts = decompose(KDE().fit(images), images)
+    assert parts.relevance.shape == (178, 8)
+    assert_allclose(parts.score, -KDE().fit(images).score_samples(images))
+
+
+def test_warnings_and_messages_of_pyod():
+    frame = pd.DataFrame(DATA["wine"], columns=list("abcdefgh"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for detector in (lof.LOF(), ocsvm.OCSVM(), iforest.IForest()):
+            assert explain(detector.fit(frame), frame).shape == (178, 8)
+    for detector in (mcd.MCD(), loda.LODA(), ecod.ECOD(), hbos.HBOS()):
+        detector.fit(DATA["wine"])
+        with pytest.raises(ValueError, match=r"X has 7 features, but .* fitted on 8"):
+            explain(detector, DATA["wine"][:, :7])
+    constant = np.c_[DATA["wine"], np.zeros(178)]
+    with pytest.raises(NoDecompositionError, match="variances of components"):
+        zero = pca.PCA().fit(constant)
+        zero.selected_w_components_ = zero.selected_w_components_ * np.r_[np.ones(8), 0]
+        explain(zero, constant)

@@ -368,6 +368,39 @@ def test_sampled_shapley_values_are_seeded_and_chunked(X, monkeypatch):
             shapley_values(Interacting(), X, X, n_permutations=bad)
 
 
+def test_rows_of_a_block_do_not_matter(X, monkeypatch):
+    whole = shapley_values(Interacting(), X[:9], X)
+    for name, value in (("_NUMBERS", 12), ("_HELD", 50)):
+        monkeypatch.setattr(f"skad._shapley.{name}", value)
+    assert_allclose(shapley_values(Interacting(), X[:9], X).relevance, whole.relevance)
+
+
+def test_labels_of_groups(X):
+    for groups in ([1.5, np.nan, np.nan, 0], list("abbc")):
+        relevance = occlude(Additive(), X[:2], X, groups=groups)
+        assert_allclose(relevance, occlude(Additive(), X[:2], X, groups=[0, 1, 1, 2]))
+    with pytest.raises(ValueError, match="labels of one kind"):
+        occlude(Additive(), X, X, groups=np.array(["a", None, "b", 2], dtype=object))
+
+
+def test_references_are_matched_by_their_columns(frame):
+    class Price:
+        def score_samples(self, X):
+            return -np.asarray(X["a"], dtype=float)
+
+    odd = frame.iloc[:3].assign(a=9.0)
+    straight = shapley_values(Price(), odd, frame)
+    turned = shapley_values(Price(), odd, frame[["skip", "b", "colour", "a"]])
+    assert_allclose(straight.relevance, turned.relevance)
+    with pytest.raises(ValueError, match="references have the columns"):
+        shapley_values(Price(), odd, frame[["a", "b"]])
+    with pytest.raises(TypeError, match="both be data frames, or both arrays"):
+        shapley_values(Price(), odd, frame.to_numpy())
+    frame["colour"] = frame["colour"].astype("category")
+    new = frame.iloc[:2].assign(colour=pd.Categorical(["pink", "red"]))
+    assert shapley_values(Price(), new, frame).relevance.shape == (2, 4)
+
+
 def test_patches():
     groups = patch_groups((3, 5, 6), 2)
     assert groups.shape == (3, 5, 6) and len(np.unique(groups)) == 9

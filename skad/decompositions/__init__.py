@@ -8,6 +8,7 @@ from skad.decompositions._decomposition import (
     NoDecompositionError,
     can_decompose,
     decompose,
+    unwrapped,
 )
 from skad.decompositions._linear import LinearMap, linear_map
 
@@ -20,4 +21,5 @@ __all__ = [
     "can_decompose",
     "decompose",
     "linear_map",
+    "unwrapped",
 ]

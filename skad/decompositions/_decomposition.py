@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -16,7 +17,9 @@ __all__ = [
     "NoDecompositionError",
     "can_decompose",
     "decompose",
+    "refuse_space",
     "rows",
+    "unwrapped",
 ]
 
 
@@ -124,6 +127,7 @@ class NoDecompositionError(TypeError):
 
 @singledispatch
 def _rule(estimator, X, space):
+    check_is_fitted(estimator)
     name = type(estimator).__name__
     raise NoDecompositionError(f"{name} has no exact decomposition.")
 
@@ -134,12 +138,12 @@ def decompose(estimator, X, *, space=None):
     Parameters
     ----------
     estimator : object
-        A fitted detector: of scikit-learn, OneClassSVM (kernels rbf, linear, poly),
-        SGDOneClassSVM, KernelDensity (gaussian, exponential), GaussianMixture,
+        A fitted detector: of skad; of scikit-learn, OneClassSVM (kernels rbf, linear,
+        poly), SGDOneClassSVM, KernelDensity (gaussian, exponential), GaussianMixture,
         BayesianGaussianMixture, EllipticEnvelope, LocalOutlierFactor (novelty),
         IsolationForest, and PCA and FactorAnalysis by their ``score_samples``; of PyOD,
         KDE, KNN, LOF, OCSVM, PCA, GMM, MCD, IForest, HBOS, ECOD, COPOD, LODA and
-        AutoEncoder.
+        AutoEncoder; a Pipeline that ends in one, or a search.
     X : array-like of shape (n, d)
         Rows to explain.
     space : LinearMap, default=None
@@ -178,7 +182,7 @@ def decompose(estimator, X, *, space=None):
     >>> int(parts.relevance.argmax())
     1
     """
-    estimator = getattr(estimator, "best_estimator_", estimator)
+    estimator = unwrapped(estimator)
     return _find(estimator)(estimator, X, space)
 
 
@@ -187,16 +191,50 @@ decompose.register = _rule.register
 
 def can_decompose(estimator):
     """Whether there is a rule for the class of the detector."""
-    return _find(estimator) is not _rule.dispatch(object)
+    return _find(unwrapped(estimator)) is not _rule.dispatch(object)
+
+
+def unwrapped(estimator):
+    """Give the estimator that a fitted search found, or that is frozen."""
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        else:
+            return estimator
 
 
 def _find(estimator):
-    rule = _rule.dispatch(type(estimator))
-    if rule is _rule.dispatch(object) and is_pyod(estimator):
+    """Give the rule for the class of an estimator, unless it scores in its own way."""
+    rule, known = _rule.dispatch(type(estimator)), None
+    if rule is not _rule.dispatch(object):
+        known = next(kind for kind in type(estimator).__mro__ if kind in _rule.registry)
+    elif is_pyod(estimator):
         from skad.decompositions import _pyod
 
-        return _pyod.RULES.get(_pyod.name_of(estimator), rule)
-    return rule
+        name, known = _pyod.name_of(estimator)
+        rule = _pyod.RULES.get(name, rule)
+    if known is None or known.__module__.split(".")[0] not in ("sklearn", "pyod"):
+        return rule
+    same = all(_home(type(estimator), m) is _home(known, m) for m in _SCORING)
+    return rule if same else _rule.dispatch(object)
+
+
+_SCORING = ("score_samples", "decision_function", "_decision_function")
+
+
+def _home(kind, method):
+    """Give the class that a class has a method from."""
+    return next((base for base in kind.__mro__ if method in vars(base)), None)
+
+
+def refuse_space(estimator, space):
+    """Raise NoDecompositionError where there is a space."""
+    if space is not None:
+        raise NoDecompositionError(
+            f"The score of {type(estimator).__name__} is no function of squared distances."
+        )
 
 
 def rows(estimator, X):

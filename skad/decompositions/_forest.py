@@ -8,8 +8,8 @@ from sklearn.ensemble import IsolationForest
 from skad.decompositions._decomposition import (
     Decomposition,
     Exponential,
-    NoDecompositionError,
     decompose,
+    refuse_space,
     rows,
 )
 from skad.decompositions._squares import blocks
@@ -30,27 +30,25 @@ def isolation_parts(forest, X, space=None):
     rows. The same c says how long a path is expected to be before a split, of n rows, and
     after it, of m. The split's feature gets the difference: over the splits of all T paths
 
-    .. math:: R_i = \frac{1}{T c(\psi)} \sum_{\text{splits of } i} c(n) - 1 - c(m), \qquad
+    .. math:: R_i = \frac{1}{T c(\psi)} \sum_{\text{splits of } i} (c(n) - 1 - c(m)), \quad
               \log_2 o = u + \sum_i R_i, \quad
               u = - \frac{1}{T c(\psi)} \sum_t c(n_t),
 
     :math:`n_t` the rows of tree t. Without bootstrap u is -1: a row without evidence for or
     against it scores 1/2.
     """
-    if space is not None:
-        raise NoDecompositionError(
-            "The score of IsolationForest is no function of squared distances."
-        )
+    refuse_space(forest, space)
     X = rows(forest, X)
-    unit = expected_path_length(np.array([forest.max_samples_]))[0] or np.inf
-    scale = len(forest.estimators_) * unit
+    scale = len(forest.estimators_) * expected_path_length(forest.max_samples_)
     trees = _Trees.of(forest)
     relevance = np.empty(X.shape)
     for part in blocks(len(X), 4 * len(trees.root)):
         relevance[part] = trees.gains(X[part].astype(np.float32))  # as the trees see it
-    relevance /= scale
-    start = trees.length[trees.root].sum()
-    start = -start / scale
+    if scale > 0:
+        relevance /= scale
+        start = -trees.length[trees.root].sum() / scale
+    else:  # of trees with one row no path says anything
+        start = -1.0
     return Decomposition(
         relevance,
         np.full(len(X), start),

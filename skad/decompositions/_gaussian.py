@@ -71,7 +71,8 @@ def _(estimator, X, space):
     r = np.exp(lowest - energies)
     r /= r.sum(axis=1, keepdims=True)
     relevance = sum(r[:, k, None] * part for k, part in enumerate(parts))
-    unattributed = r @ constants + xlogy(r, r).sum(axis=1)
+    weighted = r * np.where(np.isfinite(constants), constants, 0)  # where r is 0
+    unattributed = weighted.sum(axis=1) + xlogy(r, r).sum(axis=1)
     return Decomposition(relevance, unattributed, _LOG_DENSITY)
 
 

@@ -13,6 +13,7 @@ from skad.decompositions._decomposition import (
     Exponential,
     NoDecompositionError,
     decompose,
+    refuse_space,
     rows,
 )
 from skad.decompositions._squares import (
@@ -42,6 +43,7 @@ def _(estimator: KernelDensity, X, space):
     templates = np.asarray(estimator.tree_.data)
     weights = estimator.tree_.sample_weight
     weights = np.ones(len(templates)) if weights is None else np.asarray(weights)
+    templates, weights = templates[weights > 0], weights[weights > 0]
     log_weights = np.log(weights / weights.sum())
     if estimator.kernel == "gaussian":
         normalizer = d * (np.log(h) + 0.5 * np.log(2 * np.pi))
@@ -144,7 +146,7 @@ def _homogeneous_svm(estimator, X, space):
     with p = 1 and c = 0 for the linear kernel: the root point is the origin, from which
     the machine separates the data.
     """
-    _refuse_space(estimator, space)
+    refuse_space(estimator, space)
     vectors, alpha = _dual(estimator)
     if estimator.kernel == "linear":
         gamma, power, constant = 1.0, 1, 0.0
@@ -163,17 +165,10 @@ def _homogeneous_svm(estimator, X, space):
 def _(estimator: SGDOneClassSVM, X, space):
     """Give ``R_i = -w_i x_i``; nothing is unattributed."""
     X = rows(estimator, X)
-    _refuse_space(estimator, space)
+    refuse_space(estimator, space)
     return _plain(estimator, -X * estimator.coef_.ravel(), np.zeros(len(X)))
 
 
 def _plain(estimator, relevance, unattributed):
     threshold = -float(np.ravel(estimator.offset_)[0])
     return Decomposition(relevance, unattributed, "-score_samples", threshold)
-
-
-def _refuse_space(estimator, space):
-    if space is not None:
-        raise NoDecompositionError(
-            f"The score of {type(estimator).__name__} is no function of squared distances."
-        )

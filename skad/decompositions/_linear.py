@@ -6,7 +6,13 @@ from functools import cached_property, singledispatch
 import numpy as np
 from sklearn.decomposition import PCA, FactorAnalysis, FastICA, IncrementalPCA, TruncatedSVD
 from sklearn.feature_selection import SelectorMixin
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    MaxAbsScaler,
+    MinMaxScaler,
+    RobustScaler,
+    StandardScaler,
+)
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
 __all__ = ["LinearMap", "linear_map"]
@@ -44,6 +50,10 @@ class LinearMap:
         """Pull gradients (n, k) back: (n, d)."""
         return gradients @ self.matrix
 
+    def __call__(self, deviations):
+        """Pull squares of deviations (n, k) back: (n, d)."""
+        return self.deviation(deviations) * self.gradient(deviations)
+
     def then(self, other):
         """Give the map of this one and then another."""
         return LinearMap(other.matrix @ self.matrix)
@@ -60,7 +70,7 @@ def linear_map(transformer, X):
         TruncatedSVD, FastICA, FactorAnalysis, random projections, scalers that do not
         clip, and selectors.
     X : array-like of shape (n, d)
-        What it transforms; its values do not matter.
+        What it transforms.
 
     Returns
     -------
@@ -84,12 +94,17 @@ def linear_map(transformer, X):
 
 
 def by_unit_vectors(transformer, X):
-    """Give the matrix of any linear transformer, by what it makes of unit vectors."""
-    units = np.vstack([np.zeros((1, X.shape[1])), np.eye(X.shape[1])])
+    """Give the matrix of any linear transformer, by what it makes of unit vectors.
+
+    The units are those of X: a transformer that takes off large means would hide others.
+    """
+    size = np.abs(np.asarray(X, dtype=np.float64)).max(axis=0, initial=0)
+    unit = np.where(np.isfinite(size) & (size > 0), size, 1.0)
+    steps = np.vstack([np.zeros(len(unit)), np.diag(unit)])
     if hasattr(X, "iloc"):
-        units = type(X)(units, columns=X.columns)
-    images = np.asarray(transformer.transform(units), dtype=np.float64)
-    return LinearMap((images[1:] - images[0]).T)
+        steps = type(X)(steps, columns=X.columns)
+    images = np.asarray(transformer.transform(steps), dtype=np.float64)
+    return LinearMap(((images[1:] - images[0]) / unit[:, None]).T)
 
 
 linear_map.by_unit_vectors = by_unit_vectors
@@ -100,6 +115,11 @@ for kind in (
     *(StandardScaler, RobustScaler, SelectorMixin),
 ):
     linear_map.register(kind, by_unit_vectors)
+
+
+@linear_map.register
+def _(transformer: FunctionTransformer, X):
+    return LinearMap(np.eye(X.shape[1])) if transformer.func is None else None
 
 
 @linear_map.register(MinMaxScaler)

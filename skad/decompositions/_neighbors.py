@@ -57,13 +57,15 @@ def minkowski_power(neighbors, space=None):
     metric = neighbors.effective_metric_
     params = neighbors.effective_metric_params_ or {}
     powers = {"euclidean": 2, "l2": 2, "manhattan": 1, "l1": 1, "cityblock": 1}
-    powers["minkowski"] = params.get("p", 2)
+    powers["minkowski"] = params.get("p", 2) if params.get("p", 2) < np.inf else None
     p = None if callable(metric) or params.get("w") is not None else powers.get(metric)
     if p is None or (space is not None and p != 2):
+        weighted = ", weighted," if params.get("w") is not None else ""
         raise NoDecompositionError(
-            f"{type(neighbors).__name__} with metric={metric!r} has no exact decomposition "
-            f"{'here' if space is not None else 'by features'}: Minkowski distances have, "
-            "and through linear transformers the Euclidean."
+            f"Neighbours by metric={metric!r}{weighted} have no exact decomposition"
+            f"{'' if space is None else ' behind a linear transformer'}: Minkowski "
+            "distances with a finite p and no weights have, and behind linear transformers "
+            "the Euclidean."
         )
     return p
 
@@ -90,14 +92,16 @@ def split_distances(X, templates, neighbors, distances, weights, power=2, space=
     """
     d = X.shape[1] if space is None else space.matrix.shape[1]
     relevance = np.zeros((len(X), d))
-    scale = distances ** (power - 1)
-    weights = np.divide(weights, scale, out=np.zeros_like(distances), where=scale > 0)
     for j in range(neighbors.shape[1]):
         for part in blocks(len(X), d):
             difference = X[part] - templates[neighbors[part, j]]
             if space is None:
                 split = np.abs(difference) ** power
             else:
-                split = space.deviation(difference) * space.gradient(difference)
-            relevance[part] += weights[part, j, None] * split
+                split = space(difference)
+            # By the distance that the detector found, which may differ in some digits.
+            total = split.sum(axis=1)
+            share = weights[part, j] * distances[part, j]
+            share = np.divide(share, total, out=np.zeros(len(total)), where=total > 0)
+            relevance[part] += share[:, None] * split
     return relevance

@@ -15,6 +15,7 @@ from skad.decompositions._decomposition import (
     Decomposition,
     NoDecompositionError,
     decompose,
+    refuse_space,
 )
 from skad.decompositions._gaussian import mahalanobis_parts
 from skad.decompositions._neighbors import minkowski_power, split_distances
@@ -23,16 +24,19 @@ __all__ = ["RULES", "name_of"]
 
 
 def name_of(detector):
-    """Give the name of a detector's class within ``pyod.models``: ``"knn.KNN"``."""
-    kinds = [f"{kind.__module__}.{kind.__qualname__}" for kind in type(detector).__mro__]
-    names = [k.removeprefix("pyod.models.") for k in kinds if k.startswith("pyod.models.")]
-    return names[0] if names else None
+    """Give the name of PyOD's class of a detector, ``"knn.KNN"``, and the class."""
+    for kind in type(detector).__mro__:
+        if kind.__module__.startswith("pyod.models."):
+            module = kind.__module__.removeprefix("pyod.models.")
+            return f"{module}.{kind.__qualname__}", kind
+    return None, None
 
 
 def _by_inner(attribute):
     """Make the rule of a detector whose score is minus that of an estimator inside."""
 
     def rule(detector, X, space):
+        X = _rows(detector, X)
         parts = decompose(getattr(detector, attribute), X, space=space)
         return replace(parts, outlier_threshold=float(detector.threshold_))
 
@@ -50,8 +54,9 @@ def _by_inner_decision(detector, X, space):
 
 def _mcd(detector, X, space):
     """Decompose MCD: ``R_i = delta_i (P delta)_i``."""
+    check_is_fitted(detector, "decision_scores_")
     inner = detector.detector_
-    X = _rows(detector, X)
+    X = _rows(detector, X, len(inner.location_))
     relevance = mahalanobis_parts(X, inner.location_, inner.get_precision(), space)
     return _of(detector, relevance, quantity="squared Mahalanobis distance")
 
@@ -85,9 +90,14 @@ def _pca(detector, X, space):
               u = \sum_c \|m - v_c\| / w_c.
     """
     X = _rows(detector, X)
-    _no_space(detector, space)
+    refuse_space(detector, space)
     if detector.standardization:
         X = detector.scaler_.transform(X)
+    if not np.all(detector.selected_w_components_ > 0):
+        raise NoDecompositionError(
+            "PyOD's PCA divides by the variances of components, and one of them is 0: its "
+            "scores are infinite. Leave constant columns out, or set weighted=False."
+        )
     mean = detector.detector_.mean_
     delta, relevance, unattributed = X - mean, np.zeros(X.shape), 0.0
     components = detector.selected_components_, detector.selected_w_components_
@@ -110,7 +120,7 @@ def _autoencoder(detector, X, space):
     import torch
 
     X = _rows(detector, X)
-    _no_space(detector, space)
+    refuse_space(detector, space)
     if detector.preprocessing:
         X = (X - detector.X_mean) / (detector.X_std + 1e-8)
     detector.model.eval()
@@ -127,8 +137,9 @@ def _tail_probabilities(detector, X, space):
 
     The score ranks a row among the training rows and those it is scored with.
     """
-    X = _rows(detector, X)
-    _no_space(detector, space)
+    check_is_fitted(detector, "decision_scores_")
+    X = _rows(detector, X, detector.X_train.shape[1])
+    refuse_space(detector, space)
     scratch = copy.copy(detector)  # scoring leaves its table in the detector
     scratch.n_jobs = 1
     scratch.decision_function(X)
@@ -138,12 +149,11 @@ def _tail_probabilities(detector, X, space):
 
 def _hbos(detector, X, space):
     """Decompose HBOS: the log2 height of each feature's bin below that of the highest."""
-    X = _rows(detector, X)
-    _no_space(detector, space)
+    check_is_fitted(detector, "decision_scores_")
     automatic = isinstance(detector.n_bins, str)
     expected = len(detector.bin_edges_) if automatic else detector.bin_edges_.shape[1]
-    if X.shape[1] != expected:
-        raise ValueError(f"X has {X.shape[1]} features, HBOS was fitted on {expected}.")
+    X = _rows(detector, X, expected)
+    refuse_space(detector, space)
     relevance, unattributed = np.empty(X.shape), 0.0
     for i, x in enumerate(X.T):
         edges = detector.bin_edges_[i] if automatic else detector.bin_edges_[:, i]
@@ -176,15 +186,16 @@ def _loda(detector, X, space):
     .. math:: R_i = \sum_k \frac{w_{ki}^2}{\|w_k\|^2} (s_k(z_k) - \min s_k), \quad
               u = \sum_k \min s_k.
     """
-    X = _rows(detector, X)
-    _no_space(detector, space)
+    check_is_fitted(detector, "decision_scores_")
+    X = _rows(detector, X, detector.projections_.shape[1])
+    refuse_space(detector, space)
     relevance, unattributed = np.zeros(X.shape), 0.0
     for k, direction in enumerate(detector.projections_):
         scores = (
             -detector.weights[k] / detector.n_random_cuts * np.log(detector.histograms_[k])
         )
         inner_edges = detector.limits_[k][: len(scores) - 1]
-        excess = scores[np.searchsorted(inner_edges, X @ direction)] - scores.min()
+        excess = scores[np.searchsorted(inner_edges, direction.dot(X.T))] - scores.min()
         relevance += excess[:, None] * (np.square(direction) / np.square(direction).sum())
         unattributed += scores.min()
     return _of(
@@ -209,20 +220,18 @@ RULES = {
 }
 
 
-def _rows(detector, X):
+def _rows(detector, X, n_features=None):
     check_is_fitted(detector, "decision_scores_")
-    return check_array(X, dtype=np.float64)
+    X = check_array(X, dtype=np.float64)
+    if n_features is not None and X.shape[1] != n_features:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but {type(detector).__name__} was fitted on "
+            f"{n_features} features."
+        )
+    return X
 
 
 def _of(detector, relevance, unattributed=None, quantity=""):
     if unattributed is None:
         unattributed = np.zeros(len(relevance))
     return Decomposition(relevance, unattributed, quantity, float(detector.threshold_))
-
-
-def _no_space(detector, space):
-    if space is not None:
-        raise NoDecompositionError(
-            f"The score of PyOD's {type(detector).__name__} is no function of squared "
-            "distances."
-        )

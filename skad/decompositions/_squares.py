@@ -47,25 +47,25 @@ def split_squares(X, templates, weights, space=None):
     X, templates = X - center, templates - center
     total = weights.sum(axis=1, keepdims=True)
     mean = weights @ templates / np.where(total == 0, 1, total)
-    if space is not None:
-        return _split_products(X, templates, weights, total, mean, space)
     # Around the weighted mean of the templates: nothing cancels but their own spread.
     spread = weights @ np.square(templates) - total * np.square(mean)
     relevance = total * np.square(X - mean) + np.maximum(spread, 0)
     size = total * np.square(X).sum(axis=1, keepdims=True)
     size += weights @ np.square(templates).sum(axis=1, keepdims=True)
     near = np.flatnonzero(relevance.sum(axis=1) < _NEAR * size[:, 0])
+    if space is not None:
+        relevance = _split_products(X, templates, weights, total, mean, space)
     for i in near:
-        relevance[i] = weights[i] @ np.square(X[i] - templates)
+        delta = X[i] - templates
+        relevance[i] = weights[i] @ (np.square(delta) if space is None else space(delta))
     return relevance
 
 
 def _split_products(X, templates, weights, total, mean, space):
-    deviations = space.deviation(templates), space.deviation(mean), space.deviation(X)
-    gradients = space.gradient(templates), space.gradient(mean), space.gradient(X)
-    spread = weights @ (deviations[0] * gradients[0])
-    spread -= total * deviations[1] * gradients[1]
-    return total * (deviations[2] - deviations[1]) * (gradients[2] - gradients[1]) + spread
+    deviations = (space.deviation(points) for points in (X - mean, templates, mean))
+    gradients = (space.gradient(points) for points in (X - mean, templates, mean))
+    around, both, center = (d * g for d, g in zip(deviations, gradients, strict=True))
+    return total * (around - center) + weights @ both
 
 
 def responsibilities(energies, log_weights):

@@ -10,6 +10,7 @@ import torch
 from skad._sklearn import Interval, StrOptions
 from skad.base import BaseDetector, calibration_rows
 from skad.detectors._bandwidth import leave_one_out_root, scott_bandwidth
+from skad.detectors._kde_through import relevance_through
 from skad.relevance._mean_distance import MeanDistance
 from skad.relevance._pooling import Conserving, PowerMean, SoftMin, Taylor
 from skad.relevance._template_pool import TemplatePool
@@ -240,7 +241,7 @@ class KDE(BaseDetector):
     def _relevance_through(self, X, space):
         if np.isinf(self.bandwidth_):
             return super()._relevance_through(X, space)
-        return self._pool.relevance_through(X, self._rule, self._device(), space)
+        return relevance_through(X, self._pool, self.rule, self._outlier_score(X), space)
 
     def _unattributed(self, X):
         return self._pool.unattributed(X, self._rule, self._device())

@@ -1,7 +1,6 @@
 """Distance to templates, then min-pooling: the score runs down, relevance runs up."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -62,11 +61,6 @@ class TemplatePool:
         """Relevance of the features: ndarray (m, d), float64, not negative."""
         _, relevance = self._sweep(X, device, rule, _ByFeature, X.shape[1])
         return np.maximum(relevance, 0, out=relevance)
-
-    def relevance_through(self, X, rule, device, space):
-        """Relevance of the d columns that a LinearMap made X of: ndarray (m, d)."""
-        collector = partial(_ThroughSpace, space=space)
-        return self._sweep(X, device, rule, collector, space.matrix.shape[1])[1]
 
     def unattributed(self, X, rule, device):
         """Give the score that the rule leaves over, from the distances alone: (m,)."""
@@ -255,46 +249,13 @@ class _InAll(_ByFeature):
             pairs = tiles.near(x, u, columns)
             for i, j, squares in tiles.differences(x, columns, pairs):
                 u[i, j] = squares.sum(1)
-        self._take(self._sloped(weights, u), u, columns)
-
-    def _take(self, weights, u, columns):
-        self.sum += (weights * u).sum(1, keepdim=True)
+        self.sum += (self._sloped(weights, u) * u).sum(1, keepdim=True)
 
     def fade(self, factor):
         self.sum *= factor
 
     def result(self):
         return self.sum
-
-
-class _ThroughSpace(_InAll):
-    """Collects the relevance of other columns: deviation times gradient, not squares."""
-
-    def __init__(self, block, rule, space):
-        self.block, self.rule, self.space = block, rule, space
-        d = space.matrix.shape[1]
-        self.total = block.x.new_zeros(len(block.x), 1)
-        self.first, self.second, self.both = block.x.new_zeros(3, len(block.x), d)
-
-    def _take(self, weights, u, columns):
-        deviation, gradient = self._pulled_back(self.block.tiles.points[columns])
-        self.total += weights.sum(1, keepdim=True)
-        self.first.addmm_(weights, deviation)
-        self.second.addmm_(weights, gradient)
-        self.both.addmm_(weights, deviation * gradient)
-
-    def fade(self, factor):
-        for moment in (self.total, self.first, self.second, self.both):
-            moment *= factor
-
-    def result(self):
-        deviation, gradient = self._pulled_back(self.block.x)
-        mixed = deviation * self.second + gradient * self.first
-        return deviation * gradient * self.total - mixed + self.both
-
-    def _pulled_back(self, points):
-        maps = self.space.inverse.T, self.space.matrix
-        return (points @ torch.as_tensor(m).to(points) for m in maps)
 
 
 def mask_own(minus_u, own, columns):
