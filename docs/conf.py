@@ -33,4 +33,5 @@ sphinx_gallery_conf = {
     "doc_module": "skad",
     "reference_url": {"skad": None},
     "show_memory": False,
+    "ignore_pattern": r"^(?!plot_).*\.py$",  # studies are scripts
 }

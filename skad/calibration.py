@@ -227,7 +227,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         p : ndarray of shape (n,), float64
-            From 1 / (n_calibration_ + 1) to 1; low for anomalies.
+            From ``1 / (n_calibration_ + 1)`` to 1; low for anomalies.
         """
         check_is_fitted(self)
         counts, _ = self._counts(X)
@@ -298,7 +298,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         r"""Select anomalies among rows, of which few are to be false.
 
         The procedure of Benjamini and Hochberg on the p-values. For ``"split"``, whose
-        p-values are positively dependent in the way that it allows [1]_, the expected share
+        p-values are positively dependent in the way that it allows, the expected share
         of normal rows among those selected is at most `max_false_discovery_rate`, times the
         share of normal rows in `X`. ``"cross"`` has no such guarantee, nor have detectors
         that score a row by the others of its batch, PyOD's ECOD and COPOD. No p-value is
