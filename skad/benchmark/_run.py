@@ -79,9 +79,10 @@ def benchmark(
           without masks
         - ``faithfulness``: by how much faster the score falls when the features of an
           anomaly give way, the most relevant first, to those of the nearest training
-          row, than in random order; the median difference of areas, see
-          :func:`skad.metrics.pixel_flipping_curve`. Higher is better, 0 is no better
-          than random; NaN where no anomaly scores higher than its nearest normal row
+          row, than in random order; the mean difference of areas under curves that are
+          cut off at 0 and 1, see :func:`skad.metrics.pixel_flipping_curve`. Higher is
+          better, 0 is no better than random; NaN where no anomaly scores higher than its
+          nearest normal row
         - ``fit_seconds``, ``score_seconds`` (all test rows), ``explain_seconds`` (all
           explained rows). The first run of a detector also pays for what it imports
         - ``peak_mib``: rise of this process's memory while it fits and scores, sampled
