@@ -12,28 +12,13 @@ from functools import singledispatch
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
-from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import TfidfTransformer
-from sklearn.feature_selection import SelectorMixin
-from sklearn.impute import KNNImputer, SimpleImputer
-from sklearn.pipeline import FeatureUnion, Pipeline
-from sklearn.preprocessing import (
-    FunctionTransformer,
-    KBinsDiscretizer,
-    Normalizer,
-    OneHotEncoder,
-)
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import occlude, patch_groups
+from skad._pull_back import NoRuleError, pull_back, pulled_back, refusal
 from skad._scores import can_score
 from skad._shapley import shapley_values
-from skad._sklearn import (
-    _get_column_indices,
-    _safe_indexing,
-    kept_by_imputer,
-    one_hot_widths,
-)
 from skad.base import BaseDetector
 from skad.decompositions import (
     Decomposition,
@@ -44,7 +29,6 @@ from skad.decompositions import (
     linear_map,
     unwrapped,
 )
-from skad.images import GlobalContrastNormalizer
 
 __all__ = [
     "Decomposition",
@@ -146,7 +130,7 @@ def _(estimator: Pipeline, X, *, space="input", references=None):
     if space == "input":
         try:
             return _explain_through(steps, detector, inputs)
-        except (_NoRuleError, NoDecompositionError):
+        except (NoRuleError, NoDecompositionError):
             if references is None:
                 raise
             return _explain_from_outside(estimator, X, references)
@@ -192,15 +176,15 @@ def _undo_linear(steps, detector, inputs, relevance):
     for step, entered in zip(steps, inputs[:-1], strict=True):
         part = linear_map(step, entered)
         if part is None:
-            raise _refusal(steps[0])
+            raise refusal(steps[0])
         whole = whole.then(part)
     try:
         pulled = decompose(detector, inputs[-1], space=whole).relevance
     except NoDecompositionError as error:
-        raise _refusal(steps[0]) from error
+        raise refusal(steps[0]) from error
     lost = abs(pulled.sum(axis=1) - relevance.sum(axis=1))
     if (lost > _LOST * (abs(relevance).sum(axis=1) + abs(pulled).max(initial=0))).any():
-        raise _NoRuleError(
+        raise NoRuleError(
             f"Relevance can't be pulled back through {type(steps[0]).__name__} within "
             f"{_LOST} of its size: the matrix has no accurate inverse. Leave out constant "
             "and collinear columns, or components of next to no variance; or give "
@@ -211,7 +195,7 @@ def _undo_linear(steps, detector, inputs, relevance):
 
 def _pulled_through(steps, inputs, relevance):
     for step, entered in zip(steps[::-1], inputs[: len(steps)][::-1], strict=True):
-        relevance = _pulled_back(step, entered, relevance)
+        relevance = pulled_back(step, entered, relevance)
     return relevance
 
 
@@ -265,7 +249,7 @@ def explain_in_score_units(estimator, X, references):
         return explain(estimator, X, references=references)
     try:
         parts = decompose(estimator, X)
-    except (_NoRuleError, NoDecompositionError):
+    except (NoRuleError, NoDecompositionError):
         return _explain_from_outside(estimator, X, references)
     return parts.relevance * parts.slopes[:, None]
 
@@ -295,163 +279,3 @@ def _explain_from_outside(estimator, X, references):
 def _check_space(space):
     if space not in ("input", "model"):
         raise ValueError(f"space must be 'input' or 'model', got {space!r}.")
-
-
-@singledispatch
-def pull_back(transformer, X, relevance):
-    """Redistribute relevance from a transformer's output onto its input.
-
-    Columns that stay themselves (scalers, imputers) keep their relevance, chosen columns
-    go back to their places, columns made from one column (one-hot levels, missing-value
-    indicators) are added up. Nothing is gained or lost. Transformers that mix columns
-    have no such rule and are refused.
-
-    Parameters
-    ----------
-    transformer : object
-        A fitted transformer.
-    X : array-like of shape (n, d)
-        What it transformed.
-    relevance : ndarray of shape (n, d_out)
-        Relevance of its output.
-
-    Returns
-    -------
-    relevance : ndarray of shape (n, d)
-
-    Raises
-    ------
-    TypeError
-        When the transformer has no rule. ``pull_back.register(MyTransformer)`` teaches
-        one: a function of ``(transformer, X, relevance)``.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from sklearn.preprocessing import OneHotEncoder
-    >>> from skad.explanation import pull_back
-    >>> X = np.array([["a"], ["b"]])
-    >>> pull_back(OneHotEncoder().fit(X), X, np.array([[1.0, 2.0], [0.0, 3.0]]))
-    array([[3.],
-           [3.]])
-    """
-    one_to_one = isinstance(transformer, OneToOneFeatureMixin)
-    if one_to_one and relevance.shape[1:] == np.shape(X)[1:]:
-        return relevance
-    raise _refusal(transformer)
-
-
-def _pulled_back(transformer, X, relevance):
-    """Pull back, and see that the rule gave the shape of the input."""
-    relevance = pull_back(transformer, X, relevance)
-    if np.shape(relevance) != np.shape(X):
-        raise ValueError(
-            f"The rule to pull relevance back through {type(transformer).__name__} gave "
-            f"shape {np.shape(relevance)}, but its input has {np.shape(X)}."
-        )
-    return relevance
-
-
-class _NoRuleError(TypeError):
-    pass
-
-
-def _refusal(transformer):
-    name = type(transformer).__name__
-    return _NoRuleError(
-        f"Relevance can't be pulled back through {name}: no rule says which input column "
-        "an output column belongs to. explain(..., space='model') explains the columns "
-        "that come out of it, explain(..., references=X_normal) explains the whole from "
-        f"outside, by Shapley values, and pull_back.register({name}) adds a rule."
-    )
-
-
-@pull_back.register(Normalizer)
-@pull_back.register(GlobalContrastNormalizer)
-@pull_back.register(TfidfTransformer)
-def _(transformer, X, relevance):
-    raise _refusal(transformer)  # one-to-one by name, but they mix columns
-
-
-@pull_back.register
-def _(transformer: FunctionTransformer, X, relevance):
-    if transformer.func is not None:
-        raise _refusal(transformer)
-    return relevance  # a ColumnTransformer's "passthrough"
-
-
-@pull_back.register
-def _(transformer: SelectorMixin, X, relevance):
-    support = transformer.get_support()
-    pulled = np.zeros((len(relevance), len(support)))
-    pulled[:, support] = relevance
-    return pulled
-
-
-@pull_back.register
-def _(transformer: OneHotEncoder, X, relevance):
-    return _add_up(relevance, one_hot_widths(transformer))
-
-
-@pull_back.register
-def _(transformer: KBinsDiscretizer, X, relevance):
-    if transformer.encode == "ordinal":
-        return relevance
-    return _add_up(relevance, transformer.n_bins_)
-
-
-def _add_up(relevance, widths):
-    """Add up groups of neighbouring columns; a width of 0 gives a column of zeros."""
-    source = np.repeat(np.arange(len(widths)), widths)
-    pulled = np.zeros((len(relevance), len(widths)))
-    np.add.at(pulled.T, source, relevance.T)
-    return pulled
-
-
-@pull_back.register(SimpleImputer)
-@pull_back.register(KNNImputer)
-def _(transformer, X, relevance):
-    source = np.flatnonzero(kept_by_imputer(transformer))
-    if transformer.add_indicator:
-        source = np.append(source, transformer.indicator_.features_)
-    pulled = np.zeros((len(relevance), transformer.n_features_in_))
-    np.add.at(pulled.T, source, relevance.T)
-    return pulled
-
-
-@pull_back.register
-def _(transformer: ColumnTransformer, X, relevance):
-    pulled = np.zeros((len(relevance), transformer.n_features_in_))
-    for name, step, columns in transformer.transformers_:
-        block = relevance[:, transformer.output_indices_[name]]
-        if (isinstance(step, str) and step == "drop") or block.shape[1] == 0:
-            continue
-        chosen = _safe_indexing(X, columns, axis=1)
-        if not isinstance(step, str):
-            block = pull_back(step, chosen, block)
-        np.add.at(pulled.T, _get_column_indices(X, columns), block.T)
-    return pulled
-
-
-@pull_back.register
-def _(transformer: FeatureUnion, X, relevance):
-    pulled, start = 0, 0
-    for _, step in transformer.transformer_list:
-        if isinstance(step, str) and step == "drop":
-            continue
-        width = X.shape[1] if step == "passthrough" else step.transform(X).shape[1]
-        block = relevance[:, start : start + width]
-        pulled = pulled + (block if step == "passthrough" else pull_back(step, X, block))
-        start += width
-    return pulled
-
-
-@pull_back.register
-def _(transformer: Pipeline, X, relevance):
-    steps = [s for _, s in transformer.steps if s not in (None, "passthrough")]
-    inputs = [X]
-    for step in steps[:-1]:
-        inputs.append(step.transform(inputs[-1]))
-    for step in reversed(steps):
-        relevance = _pulled_back(step, inputs.pop(), relevance)
-    return relevance

@@ -14,7 +14,7 @@ LAYERS = [
     {"datasets"},
     {"decompositions"},
     {"_occlusion", "base"},
-    {"_shapley"},
+    {"_shapley", "_pull_back"},
     {"explanation"},
     {"neural"},
     {"detectors"},
