@@ -273,6 +273,13 @@ def deepod_table(runs):
     shown = runs[runs["method"].isin(theirs + known) & runs["class"].isin(labels)]
     table = shown.pivot_table("auc", "method", "class", sort=False)
     table.columns = [CLASSES[label] for label in table.columns]
+    table["mean"] = table.mean(axis=1)
+    table["paper, mean"] = pd.Series(
+        {
+            name: np.mean(TABLE_1.get(name.split("'s ")[-1].split(",")[0], np.nan))
+            for name in table.index
+        }
+    )
     table["seconds a fit"] = shown.groupby("method")["seconds"].mean()
     return table.round(1)
 

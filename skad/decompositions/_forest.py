@@ -84,23 +84,21 @@ class _Trees:
         counts = [tree.node_count for tree in trees]
         root = np.cumsum([0, *counts[:-1]])
         shift = np.repeat(root, counts)
-        left, right = (
-            np.concatenate([getattr(tree, side) for tree in trees])
-            for side in ("children_left", "children_right")
-        )
-        feature = [
-            names[np.maximum(tree.feature, 0)]  # a leaf's is negative, and not looked at
-            for tree, names in zip(trees, forest.estimators_features_, strict=True)
-        ]
-        n_rows = np.concatenate([tree.n_node_samples for tree in trees])
+        left = np.concatenate([tree.children_left for tree in trees])
+        right = np.concatenate([tree.children_right for tree in trees])
+        feature = np.concatenate([tree.feature for tree in trees])
+        names = forest.estimators_features_
+        start = np.cumsum([0, *map(len, names[:-1])])
+        # A leaf's feature is negative, and not looked at.
+        feature = np.concatenate(names)[np.repeat(start, counts) + np.maximum(feature, 0)]
         return cls(
             root,
             np.where(left < 0, -1, left + shift),
             right + shift,
-            np.concatenate(feature),
+            feature,
             np.concatenate([tree.threshold for tree in trees]),
             np.concatenate([tree.missing_go_to_left for tree in trees]).astype(bool),
-            expected_path_length(n_rows),
+            expected_path_length(np.concatenate([tree.n_node_samples for tree in trees])),
         )
 
     def gains(self, X):
