@@ -97,6 +97,8 @@ def _detect(row, model, data, train, test):
     row["peak_mib"] = memory.rise_mib
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} of {len(test)} scores are NaN.")
+    if not np.isfinite(scores).any():
+        raise ValueError(f"All {len(test)} scores are infinite.")
     scores = np.clip(scores, -1e300, 1e300)  # infinite ones come last or first
     anomalous = data.y[test] == -1
     row["roc_auc"] = float(roc_auc_score(anomalous, scores))
