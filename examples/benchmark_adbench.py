@@ -41,7 +41,7 @@ def main():
     torch.set_num_threads(1)
     frames = [
         benchmark(
-            names,
+            chosen,
             find_sets(args),
             seeds=seeds,
             max_rows=args.max_rows,
@@ -50,7 +50,7 @@ def main():
             n_jobs=args.jobs,
         )
         for names, seeds in ((FAST, args.seeds), (SLOW, min(args.seeds, 2)))
-        if (names := [name for name in names if name in args.detectors])
+        if (chosen := [name for name in names if name in args.detectors])
     ]
     frame = pd.concat(frames, ignore_index=True)
     publish(args, "benchmark_adbench", summary(frame))
