@@ -7,8 +7,8 @@ Eighteen detectors of skad, scikit-learn and PyOD, with their own settings, trai
 the normal rows of each set, and are compared by detection (ROC AUC), by how faithful their
 explanations are (pixel flipping: does the outlier score fall, when the features that are
 blamed give way to a normal row's?), and by time. It is `skad.benchmark.benchmark`, and
-three tables made of its frame. Robust covariances and networks have two seeds at most, and
-are left out on image features of 512 columns, on which nobody is ranked.
+three tables made of its frame. Robust covariances and networks are left out on image
+features of 512 columns, on which nobody is ranked.
 
 Data: ``*.npz`` files of ADBench (github.com/Minqi824/ADBench) with arrays X and y (1 for
 anomalies) in the folder ``--data``, or in ``adbench`` in the folder ``SKAD_DATA``; without
@@ -56,7 +56,7 @@ def main():
         )
         for names, datasets, seeds in (
             (FAST, sets, args.seeds),
-            (SLOW, narrow, min(args.seeds, 2)),
+            (SLOW, narrow, args.seeds),
         )
         if (chosen := [name for name in names if name in args.detectors]) and datasets
     ]

@@ -609,7 +609,7 @@ def test_units_of_the_outlier_score():
     assert_allclose(bag.explain(fresh), both)
 
 
-# What a hostile user would try.
+# Edges: wrappers, scales, shapes, subclasses.
 
 
 def test_bags_of_members_explained_from_outside():
