@@ -18,7 +18,7 @@ from skad._sklearn import Interval, StrOptions, _fit_context, _num_samples, _saf
 from skad.base import all_or_nothing
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain
-from skad.model_selection import check_detector_methods, normal_rows
+from skad.model_selection import check_detector_methods, keep_names, normal_rows
 
 __all__ = ["ConformalDetector"]
 
@@ -171,7 +171,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             self.n_calibration_ = sum(map(len, self.calibration_scores_))
             self.offset_ = self._flagged_ranks() / (self.n_calibration_ + 1)
             self._references = keep_references(X)
-            self._keep_names()
+            keep_names(self, self.detectors_[0])
         return self
 
     def _splits(self, n):
@@ -210,12 +210,6 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
                 stacklevel=4,
             )
         return k
-
-    def _keep_names(self):
-        for name in ("n_features_in_", "feature_names_in_"):
-            vars(self).pop(name, None)
-            if hasattr(self.detectors_[0], name):
-                setattr(self, name, getattr(self.detectors_[0], name))
 
     def p_values(self, X):
         """Give the conformal p-values: how often a normal row looks as abnormal.

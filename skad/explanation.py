@@ -123,7 +123,7 @@ def explain(estimator, X, *, space="input", references=None):
 def _(estimator: Pipeline, X, *, space="input", references=None):
     _check_space(space)
     check_is_fitted(estimator)
-    *steps, detector = flat_steps(estimator)
+    *steps, detector = _flat_steps(estimator)
     if not _explains_itself(detector) and space == "input":
         return _explain_from_outside(estimator, X, references)
     inputs, seen = _transformed(steps, X), references
@@ -149,9 +149,8 @@ def _transformed(steps, X):
 
 def _explain_through(steps, detector, inputs):
     """Explain the detector's input, and pull the relevance back through the steps."""
-    registered = explain.dispatch(type(detector)) is not explain.dispatch(object)
     mixing = _first_mixing(steps) is not None and can_decompose(detector)
-    if registered or (hasattr(detector, "explain") and not mixing):
+    if _is_registered(detector) or (hasattr(detector, "explain") and not mixing):
         return _pulled_through(steps, inputs, explain(detector, inputs[-1]))
     return _decompose_through(steps, detector, inputs).relevance
 
@@ -209,13 +208,13 @@ def _first_mixing(steps):
     return None
 
 
-def flat_steps(estimator):
+def _flat_steps(estimator):
     """Give a Pipeline's fitted steps, those of Pipelines inside in their place; a list."""
     estimator = unwrapped(estimator)
     if not isinstance(estimator, Pipeline):
         return [estimator]
     steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    return [part for step in steps for part in flat_steps(step)]
+    return [part for step in steps for part in _flat_steps(step)]
 
 
 @decompose.register
@@ -238,13 +237,13 @@ def _(estimator: Pipeline, X, space):
     check_is_fitted(estimator)
     if space is not None:
         raise NoDecompositionError("A Pipeline is undone as a whole: give its own input.")
-    *steps, detector = flat_steps(estimator)
+    *steps, detector = _flat_steps(estimator)
     return _decompose_through(steps, detector, _transformed(steps, X))
 
 
 def explain_in_score_units(estimator, X, references):
     """Explain as `explain` does, but always in the units of the outlier score."""
-    detector = flat_steps(estimator)[-1]
+    detector = _flat_steps(estimator)[-1]
     if isinstance(detector, BaseDetector) or not can_decompose(detector):
         return explain(estimator, X, references=references)
     try:
@@ -256,8 +255,12 @@ def explain_in_score_units(estimator, X, references):
 
 def _explains_itself(detector):
     """Whether a rule is registered for the detector's class, or it has its own."""
-    registered = explain.dispatch(type(detector)) is not explain.dispatch(object)
-    return registered or hasattr(detector, "explain") or can_decompose(detector)
+    own = _is_registered(detector) or hasattr(detector, "explain")
+    return own or can_decompose(detector)
+
+
+def _is_registered(detector):
+    return explain.dispatch(type(detector)) is not explain.dispatch(object)
 
 
 def _explain_from_outside(estimator, X, references):

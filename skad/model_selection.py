@@ -102,10 +102,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             X = normal_rows(X, y)
             self.estimator_ = as_detector(self.estimator).fit(X)
             self._references = keep_references(X)
-            for name in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(name, None)
-                if hasattr(self.estimator_, name):
-                    setattr(self, name, getattr(self.estimator_, name))
+            keep_names(self, self.estimator_)
         return self
 
     @property
@@ -193,6 +190,14 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def keep_names(estimator, fitted):
+    """Give a meta-estimator the number and names of features that a fitted one knows."""
+    for name in ("n_features_in_", "feature_names_in_"):
+        vars(estimator).pop(name, None)
+        if hasattr(fitted, name):
+            setattr(estimator, name, getattr(fitted, name))
 
 
 def check_detector_methods(estimator, name="estimator"):

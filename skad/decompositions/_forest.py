@@ -14,15 +14,11 @@ from skad.decompositions._decomposition import (
 )
 from skad.decompositions._squares import blocks
 
-__all__ = ["isolation_parts"]
+__all__ = []
 
 
 @decompose.register
-def _(estimator: IsolationForest, X, space):
-    return isolation_parts(estimator, X, space)
-
-
-def isolation_parts(forest, X, space=None):
+def _(forest: IsolationForest, X, space):
     r"""Decompose the logarithm of an isolation forest's outlier score.
 
     The score is :math:`o = 2^{-h / c(\psi)}` of the mean path length h, where a leaf of m

@@ -38,7 +38,7 @@ def _(estimator: KernelDensity, X, space):
               u = KL(p \| w) + \log Z.
     """
     X = rows(estimator, X)
-    _need_euclidean(estimator, space)
+    _need_euclidean(estimator)
     h, d = estimator.bandwidth_, X.shape[1]
     templates = np.asarray(estimator.tree_.data)
     weights = estimator.tree_.sample_weight
@@ -56,18 +56,14 @@ def _(estimator: KernelDensity, X, space):
     return Decomposition(relevance, unattributed + normalizer, "minus the log density")
 
 
-def _need_euclidean(estimator, space):
+def _need_euclidean(estimator):
     if estimator.kernel not in ("gaussian", "exponential"):
         raise NoDecompositionError(
             f"KernelDensity(kernel={estimator.kernel!r}) has no exact decomposition: its "
             "density is 0 beyond the bandwidth, or no function of Euclidean distances; "
             "'gaussian' and 'exponential' have."
         )
-    p = (
-        2
-        if estimator.metric != "minkowski"
-        else (estimator.metric_params or {}).get("p", 2)
-    )
+    p = (estimator.metric_params or {}).get("p", 2)
     if estimator.metric not in ("euclidean", "l2", "minkowski") or p != 2:
         raise NoDecompositionError(
             f"KernelDensity(metric={estimator.metric!r}) has no exact decomposition; "

@@ -54,7 +54,6 @@ def _by_inner_decision(detector, X, space):
 
 def _mcd(detector, X, space):
     """Decompose MCD: ``R_i = delta_i (P delta)_i``."""
-    check_is_fitted(detector, "decision_scores_")
     inner = detector.detector_
     X = _rows(detector, X, len(inner.location_))
     relevance = mahalanobis_parts(X, inner.location_, inner.get_precision(), space)
@@ -137,7 +136,6 @@ def _tail_probabilities(detector, X, space):
 
     The score ranks a row among the training rows and those it is scored with.
     """
-    check_is_fitted(detector, "decision_scores_")
     X = _rows(detector, X, detector.X_train.shape[1])
     refuse_space(detector, space)
     scratch = copy.copy(detector)  # scoring leaves its table in the detector
@@ -149,7 +147,6 @@ def _tail_probabilities(detector, X, space):
 
 def _hbos(detector, X, space):
     """Decompose HBOS: the log2 height of each feature's bin below that of the highest."""
-    check_is_fitted(detector, "decision_scores_")
     automatic = isinstance(detector.n_bins, str)
     expected = len(detector.bin_edges_) if automatic else detector.bin_edges_.shape[1]
     X = _rows(detector, X, expected)
@@ -186,7 +183,6 @@ def _loda(detector, X, space):
     .. math:: R_i = \sum_k \frac{w_{ki}^2}{\|w_k\|^2} (s_k(z_k) - \min s_k), \quad
               u = \sum_k \min s_k.
     """
-    check_is_fitted(detector, "decision_scores_")
     X = _rows(detector, X, detector.projections_.shape[1])
     refuse_space(detector, space)
     relevance, unattributed = np.zeros(X.shape), 0.0
@@ -203,7 +199,15 @@ def _loda(detector, X, space):
     )
 
 
-RULES = {
+def _of_fitted(rule):
+    def checked(detector, X, space):
+        check_is_fitted(detector, "decision_scores_")
+        return rule(detector, X, space)
+
+    return checked
+
+
+_RULES = {
     "kde.KDE": _by_inner("kde_"),
     "knn.KNN": _knn,
     "lof.LOF": _by_inner("detector_"),
@@ -218,10 +222,10 @@ RULES = {
     "loda.LODA": _loda,
     "auto_encoder.AutoEncoder": _autoencoder,
 }
+RULES = {name: _of_fitted(rule) for name, rule in _RULES.items()}
 
 
 def _rows(detector, X, n_features=None):
-    check_is_fitted(detector, "decision_scores_")
     X = check_array(X, dtype=np.float64)
     if n_features is not None and X.shape[1] != n_features:
         raise ValueError(

@@ -1,6 +1,7 @@
 """Weighted squared differences to templates, split among the features."""
 
 import numpy as np
+from scipy.special import rel_entr
 
 __all__ = ["blocks", "divergence", "responsibilities", "split_squares", "squared_distances"]
 
@@ -77,5 +78,4 @@ def responsibilities(energies, log_weights):
 
 def divergence(p, log_weights):
     """Give the Kullback-Leibler divergence KL(p || w) of each row: (n,)."""
-    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
-    return np.sum(p * np.where(p > 0, logs - log_weights, 0), axis=1)
+    return rel_entr(p, np.exp(log_weights)).sum(axis=1)

@@ -148,19 +148,15 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     def _relevance(self, X):
         if can_decompose(self.detector_):
             try:
-                return self._exact_relevance(X)
+                return self._relevance_through(X, None)
             except NoDecompositionError:  # with these parameters
                 pass
         scorer = SimpleNamespace(score_samples=lambda X: -self._outlier_score(X))
         return shapley_values(scorer, X, self._references).relevance
 
-    def _exact_relevance(self, X):
-        with _on_its_own(self._seed):
-            parts = decompose(self.detector_, X)
-        return parts.relevance * parts.slopes[:, None]
-
     def _relevance_through(self, X, space):
-        parts = decompose(self.detector_, X, space=space)
+        with _on_its_own(self._seed):
+            parts = decompose(self.detector_, X, space=space)
         return parts.relevance * parts.slopes[:, None]
 
     def _unattributed(self, X):
