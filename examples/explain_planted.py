@@ -19,7 +19,7 @@ Counted is the area under the ROC curve, by row, of relevance against the swappe
 ("pixel AUC"); beside it the ROC AUC of detection, and milliseconds a row.
 
 Data: two made-up sets, and pendigits of ADBench, where ``--data``, or ``adbench`` in the
-folder ``SKAD_DATA``, has it.
+folder ``SKAD_DATA``, has it. The sets and the swaps are those of ``iocn_explanations.py``.
 """
 
 import argparse
@@ -33,6 +33,7 @@ import numpy as np
 import pandas as pd
 import shap
 import torch
+from iocn_explanations import factors, mixture, pendigits, swap
 from pyod.models.auto_encoder import AutoEncoder
 from pyod.models.copod import COPOD
 from pyod.models.ecod import ECOD
@@ -55,8 +56,6 @@ from skad.explanation import occlude, shapley_values
 from skad.metrics import pixel_roc_auc_score
 
 START = time.perf_counter()
-D = 10
-FAR = 2.0  # standard deviations
 BACKGROUND, SAMPLES = 10, 256  # of KernelExplainer
 DETECTORS = {
     "skad KDE": lambda seed: KDE(),
@@ -129,41 +128,6 @@ def find_sets(args):
     if file and file.exists():
         sets["pendigits"] = partial(pendigits, file)
     return sets
-
-
-def factors(rng, n):
-    """Three factors behind ten features, and noise."""
-    loadings = np.random.default_rng(0).standard_normal((3, D))
-    return rng.standard_normal((n, 3)) @ loadings + 0.3 * rng.standard_normal((n, D))
-
-
-def mixture(rng, n):
-    """Three clusters, each with two factors of its own."""
-    shape = np.random.default_rng(1)
-    centres = 2 * shape.standard_normal((3, D))
-    loadings = shape.standard_normal((3, 2, D))
-    which = rng.integers(3, size=n)
-    away = np.einsum("nk,nkd->nd", rng.standard_normal((n, 2)), loadings[which])
-    return centres[which] + away + 0.3 * rng.standard_normal((n, D))
-
-
-def pendigits(file, rng, n):
-    with np.load(file) as arrays:
-        X = arrays["X"][arrays["y"] == 0].astype(np.float64)
-    return X[rng.permutation(len(X))[:n]]
-
-
-def swap(X, train, m, rng):
-    """Give m features of each row values of training rows that are far from theirs."""
-    X, swapped = X.copy(), np.zeros(X.shape, dtype=bool)
-    for row, marks in zip(X, swapped, strict=True):
-        for feature in rng.permutation(X.shape[1]):
-            others = train[abs(train[:, feature] - row[feature]) > FAR, feature]
-            if len(others):
-                row[feature], marks[feature] = rng.choice(others), True
-            if marks.sum() == m:
-                break
-    return X, swapped
 
 
 def run(args, set_name, make, name, seed):

@@ -587,24 +587,33 @@ def test_bad_rows_are_refused(detector):
         explain(detector, np.where(X == X[0], np.inf, X))
 
 
+def slopes_of_svm(machine, X):
+    """What turns -log(f / A) / gamma into -f: a chord from f = A."""
+    f, total = machine.score_samples(X)[:, None], machine.dual_coef_.sum()
+    gamma = 1 / (machine.n_features_in_ * DATA["wine"].var())  # "scale", or "auto"
+    if machine.gamma == "auto":
+        gamma = 1 / machine.n_features_in_
+    return (total - f) / (-np.log(f / total) / gamma)
+
+
 def test_units_of_the_outlier_score():
     X, fresh = DATA["wine"], DATA["wine"] * 1.5
-    for raw in (ocsvm.OCSVM(), iforest.IForest(random_state=0)):
-        wrapped = PyODDetector(raw).fit(X)
-        parts = decompose(wrapped.detector_, fresh)
-        relevance = wrapped.explain(fresh)
-        # One positive factor a row, and sums in proportion to the outlier score.
-        factors = relevance / parts.relevance
-        assert (factors > 0)[parts.relevance != 0].all()
-        assert_allclose(np.nanmax(factors, axis=1), np.nanmin(factors, axis=1))
-        start, origin = parts.link.outlier_score(parts.link.origin), parts.link.origin
-        rest = start + (parts.unattributed - origin) * parts.slopes
-        assert_allclose(relevance.sum(axis=1) + rest, -wrapped.score_samples(fresh))
+    machine = PyODDetector(ocsvm.OCSVM()).fit(X)
+    slopes = slopes_of_svm(machine.detector_.detector_, fresh)
+    parts = decompose(machine.detector_, fresh)
+    assert_allclose(machine.explain(fresh), parts.relevance * slopes)
+    forest = PyODDetector(iforest.IForest(random_state=0)).fit(X)
+    score = -forest.detector_.detector_.score_samples(fresh)[:, None]
+    slopes = (score - 0.5) / (np.log2(score) + 1)  # from the row that nothing speaks of
+    parts = decompose(forest.detector_, fresh)
+    assert_allclose(forest.explain(fresh), parts.relevance * slopes)
+    # What is over is the score of that row, less the threshold that PyOD takes off.
+    assert_allclose(forest.unattributed(fresh), 0.5 + forest.detector_.detector_.offset_)
     bag = Bag([("svm", OneClassSVM()), ("kde", KDE())]).fit(X)
     total = bag.explain(fresh).sum(axis=1) + bag.unattributed(fresh)
     assert_allclose(total, -bag.score_samples(fresh))
-    svm = decompose(bag.detectors_[0], fresh)
-    own = svm.relevance * svm.slopes[:, None] / bag.scales_[0]
+    slopes = slopes_of_svm(bag.detectors_[0], fresh)
+    own = explain(bag.detectors_[0], fresh) * slopes / bag.scales_[0]
     both = 0.5 * own + 0.5 * bag.detectors_[1].explain(fresh) / bag.scales_[1]
     assert_allclose(bag.explain(fresh), both)
 
@@ -621,8 +630,8 @@ def test_bags_of_members_explained_from_outside():
     inside = Bag([("a", InlierTraining(OneClassSVM())), ("b", KDE())], weights=[1, 0]).fit(
         X
     )
-    parts = decompose(inside.detectors_[0], X * 2)
-    expected = parts.relevance * parts.slopes[:, None] / inside.scales_[0]
+    machine = inside.detectors_[0].estimator_
+    expected = explain(machine, X * 2) * slopes_of_svm(machine, X * 2) / inside.scales_[0]
     assert_allclose(inside.explain(X * 2), expected)
 
 

@@ -78,6 +78,15 @@ class Decomposition:
         None where it has no threshold.
     link : Identity or Exponential, default=Identity()
         How the outlier score o follows from the quantity q.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.explanation import Decomposition
+    >>> squares = np.array([[4.0, 1.0], [0.0, 0.5]])
+    >>> parts = Decomposition(squares, np.zeros(2), "squared length", outlier_threshold=2.0)
+    >>> parts.score > parts.threshold
+    array([ True, False])
     """
 
     relevance: np.ndarray

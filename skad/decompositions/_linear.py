@@ -33,6 +33,14 @@ class LinearMap:
     ----------
     matrix : ndarray of shape (k, d)
         W.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.explanation import LinearMap
+    >>> total = LinearMap(np.array([[1.0, 1.0]]))  # z = x_1 + x_2
+    >>> total(np.array([[3.0]]))  # 9, shared
+    array([[4.5, 4.5]])
     """
 
     matrix: np.ndarray
