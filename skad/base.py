@@ -228,24 +228,34 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def _validate_first(self, X):
         """Check the rows of a fit, and keep what later rows must be like."""
-        X, shape = as_rows(X)
-        X = validate_data(self, X, dtype=self._dtype, order="C", ensure_min_samples=2)
+        X, shape = self._flattened(X)
+        X = self._checked(X, reset=True)
         self.image_shape_ = self._fitted_image_shape(shape, X.shape[1])
         return X
 
     def _validate(self, X, with_shape=False):
         check_is_fitted(self)
-        X, shape = as_rows(X)
+        X, shape = self._flattened(X)
         fitted = self.image_shape_
         if shape is not None and fitted is not None and not same_image(shape, fitted):
             raise ValueError(
                 f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
                 f"on images of shape {fitted}."
             )
-        X = validate_data(self, X, dtype=self._dtype, order="C", reset=False)
+        X = self._checked(X, reset=False)
         if shape is None:
             shape = X.shape[1:]
         return (X, shape) if with_shape else X
+
+    def _flattened(self, X):
+        """Give flat rows, and the shape of one image (None for flat input)."""
+        return as_rows(X)
+
+    def _checked(self, X, *, reset):
+        """Check flat rows, by scikit-learn's rules, and give them as an array."""
+        least = 2 if reset else 1
+        given = {"dtype": self._dtype, "order": "C", "ensure_min_samples": least}
+        return validate_data(self, X, reset=reset, **given)
 
     @property
     def _row_shape(self):

@@ -20,6 +20,7 @@ from skad.neural._autoencoders import (
 )
 from skad.neural._blocks import as_tensor
 from skad.neural._detector import NeuralDetector
+from skad.neural._rows import extremes
 from skad.neural._scaling import moments
 
 __all__ = ["AutoEncoder"]
@@ -116,6 +117,17 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         Number of features; of pixels and channels together for images.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
+
+    Raises
+    ------
+    ValueError
+        By `fit`, when `hidden` are no widths, or what `network` makes does not take rows or
+        does not give them back in their shape.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When the network reconstructs the training rows no better than their mean.
 
     See Also
     --------
@@ -216,10 +228,17 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to encode.
 
         Returns
         -------
         codes : ndarray of shape (n, code_size), float64
+            What the encoder gives.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         X = self._validate(X)
         return self._in_blocks(self._module.encoder, X)
@@ -230,10 +249,17 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to reconstruct.
 
         Returns
         -------
         reconstructions : ndarray of the shape of X, float64
+            What the decoder makes of the codes.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         X, shape = self._validate(X, with_shape=True)
         rows = self._in_blocks(self._module, X).reshape(len(X), *self._row_shape)
@@ -249,9 +275,10 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         self._shift = mean
         self._scale = float(np.sqrt(variance[variance > 0].mean()) if variance.any() else 1)
         self._loss_of_mean = within / self._scale**2
-        self._varies = (X.min(axis=0) < X.max(axis=0)).reshape(self._row_shape)
+        low, high = extremes(X)
+        self._varies = (low < high).reshape(self._row_shape)
         self._first_row = self._prepare(X[:1])[0].numpy()
-        self._range = np.array([X.min(), X.max()], dtype=np.float64)
+        self._range = np.array([low.min(), high.max()], dtype=np.float64)
 
     def _prepare(self, X):
         rows = as_tensor(X).reshape(-1, *self._row_shape)

@@ -72,6 +72,18 @@ class Bag(BaseDetector, _BaseComposition):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    TypeError
+        By `fit`, when a member can't be fitted or can't score.
+    ValueError
+        By `fit`, when names or weights are not as above, or a member gives all training
+        rows the same score, by which it can't be standardised.
+
+    See Also
+    --------
+    ConformalDetector : Calibrates any detector, a bag too.
+
     References
     ----------
     .. [1] J. Kauffmann, L. Ruff, G. Montavon, K.-R. Mueller. "The Clever Hans Effect in
@@ -118,10 +130,12 @@ class Bag(BaseDetector, _BaseComposition):
         Parameters
         ----------
         deep : bool, default=True
+            Whether to give the members' own too.
 
         Returns
         -------
         params : dict
+            Values by name; ``kde__bandwidth`` is that of the member "kde".
         """
         return self._get_params("detectors", deep=deep)
 
@@ -131,10 +145,17 @@ class Bag(BaseDetector, _BaseComposition):
         Parameters
         ----------
         **params : dict
+            Values by name, as `get_params` gives them.
 
         Returns
         -------
         self : object
+            The bag itself.
+
+        Raises
+        ------
+        ValueError
+            When there is no such parameter.
         """
         self._set_params("detectors", **params)
         return self

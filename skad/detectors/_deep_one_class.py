@@ -13,6 +13,7 @@ from skad.base import BaseDetector, calibration_rows, read_labels, zero_one_comp
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
 from skad.neural._blocks import ALIGNMENT, as_tensor, block_rows, in_blocks
 from skad.neural._features import make_module
+from skad.neural._rows import ReadsByPart, extremes
 from skad.neural._scaling import FeatureNet, find_input_range, fit_to_range
 from skad.neural._seed import choose_device, seeded
 from skad.relevance._whitening import Spectrum, best_regularization, second_moment
@@ -20,7 +21,7 @@ from skad.relevance._whitening import Spectrum, best_regularization, second_mome
 __all__ = ["DeepOneClass"]
 
 
-class DeepOneClass(BaseDetector):
+class DeepOneClass(ReadsByPart, BaseDetector):
     r"""Deep one-class model: the norm of whitened features of a trained network.
 
     With features :math:`\phi(x)` of a network, D of them, and their second moment over
@@ -102,6 +103,22 @@ class DeepOneClass(BaseDetector):
         Number of features; of pixels and channels together for images.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
+
+    Raises
+    ------
+    ValueError
+        By `fit`, when there is not exactly one of `features` and `backbone`, a backbone has
+        no weights, the network does not take the rows or gives NaN, rows leave
+        `input_range`, features are dependent at ``regularization=0``, or there are no rows
+        labelled -1 to choose "auto" by.
+    TypeError
+        By `explain`, when the network has a layer that relevance can't be propagated
+        through.
+
+    See Also
+    --------
+    skad.neural.fit_features, skad.neural.load_backbone : Give networks.
+    DeepSVDD : Trains the network to bring normal rows together.
 
     Notes
     -----
@@ -345,10 +362,11 @@ class DeepOneClass(BaseDetector):
         if self.input_rule == "auto":
             self.input_rule_ = "zbox" if given else "wsquare"
         elif self.input_rule == "zbox" and not given:
+            low, high = (end(extremes(X)) for end in (np.min, np.max))
             raise ValueError(
                 'input_rule="zbox" needs the range that features can have; give '
-                f"input_range, or choose another rule. X goes from {X.min():.4g} to "
-                f"{X.max():.4g}."
+                f"input_range, or choose another rule. X goes from {low:.4g} to "
+                f"{high:.4g}."
             )
         chosen = self.input_range not in ("auto", None)
         fits = known is None or not fit_to_range(X, given, known, certain=chosen)

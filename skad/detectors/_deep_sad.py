@@ -119,6 +119,16 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when fewer than two rows are not labelled -1, `outliers` do not fit `X`,
+        the network does not take the rows, or its mean output, the centre, is 0 or not
+        finite.
+    TypeError
+        By `explain`, when the network has a layer that relevance can't be propagated
+        through.
+
     See Also
     --------
     DeepSVDD : Reads no labels.

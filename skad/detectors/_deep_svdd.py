@@ -121,6 +121,15 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when the network does not take the rows, or its mean output, the centre,
+        is 0 or not finite.
+    TypeError
+        By `explain`, when the network has a layer that relevance can't be propagated
+        through.
+
     Warns
     -----
     ConvergenceWarning

@@ -12,7 +12,6 @@ from torch import nn
 
 from skad._sklearn import Interval, StrOptions
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
-from skad.neural._blocks import parts
 from skad.neural._detector import NeuralDetector
 from skad.neural._features import make_module
 from skad.neural._losses import MapLoss, pseudo_huber
@@ -27,6 +26,7 @@ from skad.neural._map_networks import (
 from skad.neural._normalization import contrast_constants, make_step, standard_constants
 from skad.neural._outlier_training import OutlierTraining
 from skad.neural._outliers import masks_by_pixel
+from skad.neural._rows import parts
 from skad.relevance._map_pooling import MapPooling
 from skad.relevance._receptive_field import receptive_field
 from skad.relevance._upsampling import GaussianUpsampling, default_sigma
@@ -352,6 +352,7 @@ class FCDD(OutlierTraining, NeuralDetector):
         Returns
         -------
         self : object
+            The detector itself, fitted.
 
         Raises
         ------
@@ -370,11 +371,22 @@ class FCDD(OutlierTraining, NeuralDetector):
 
         Parameters
         ----------
-        X, y, mask : as for `fit`
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows of this epoch.
+        y : array-like of shape (n,), default=None
+            Labels, as for `fit`.
+        mask : array-like of shape (n, H, W), (n, H * W) or the shape of X, default=None
+            Masks, as for `fit`.
 
         Returns
         -------
         self : object
+            The detector itself.
+
+        Raises
+        ------
+        ValueError
+            As `fit`, and for rows of another shape than those of the first call.
         """
         with self._given(mask):
             return super().partial_fit(X, y)
@@ -385,6 +397,7 @@ class FCDD(OutlierTraining, NeuralDetector):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Images to look at.
         upsampling : {"partition", "mass", "paper", None}, default="partition"
             ``"partition"``: each pixel has the mean of the entries around it, weighted by
             the Gaussians: in units of A, as bright at the border. ``"mass"``: each entry is
@@ -394,6 +407,12 @@ class FCDD(OutlierTraining, NeuralDetector):
         Returns
         -------
         maps : ndarray of shape (n, H, W), or (n, u, v) for None, float64
+            Higher is more abnormal; never negative.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`, and for another `upsampling`.
         """
         if upsampling is not None and upsampling not in _UPSAMPLING:
             raise ValueError(

@@ -109,6 +109,12 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when values are too large or too small for the variance of a feature, or
+        the training diverges.
+
     See Also
     --------
     IOCN : The same network, trained onto a cube.

@@ -202,6 +202,14 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when rows can't be seen by two views, `transforms` are no different views
+        of such images, `views` are none of them, `held_out` leaves fewer than two rows on
+        either side, classes can't be read or are fewer than two, `outliers` do not fit `X`,
+        the network gives no maps, or the optimiser has no weight decay.
+
     Warns
     -----
     ConvergenceWarning
@@ -468,7 +476,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         n_aside = self._count_held_out(len(X))
         train = order[n_aside:]
         self._aside = np.sort(order[: n_aside or _CALIBRATION_ROWS])
-        self.references_ = X[train[: self.n_references]]
+        self.references_ = np.asarray(X[train[: self.n_references]])
         if n_aside:
             X, labels = X[np.sort(train)], labels[np.sort(train)]
         return X, labels, RandomViews(self._views, self._heads.targets, expose)

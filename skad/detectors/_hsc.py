@@ -132,6 +132,16 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when there is nothing to learn from (no row labelled -1 and
+        ``outliers=None``), fewer than two rows are not labelled -1, `outliers` do not fit
+        `X`, or the network does not take the rows or gives a classifier several numbers.
+    TypeError
+        By `explain`, when the network has a layer that relevance can't be propagated
+        through.
+
     See Also
     --------
     FCDD : The same loss, with a heat map for an output.

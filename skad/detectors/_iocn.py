@@ -141,6 +141,12 @@ class IOCN(CubeTraining, NeuralDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when `held_out` leaves fewer than two rows to train on, values are too
+        large or too small for the variance of a feature, or the training diverges.
+
     Warns
     -----
     ConvergenceWarning
@@ -272,6 +278,7 @@ class IOCN(CubeTraining, NeuralDetector):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows, abnormal or not.
 
         Returns
         -------
@@ -283,6 +290,7 @@ class IOCN(CubeTraining, NeuralDetector):
         ------
         ValueError
             If no row of `references_` scores 0 or less: then nothing is known to be within.
+            As `score_samples`, too.
 
         Notes
         -----

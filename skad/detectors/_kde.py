@@ -102,8 +102,16 @@ class KDE(BaseDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    ValueError
+        By `fit`, when "loo" is asked for and the kernel is no density, a bandwidth is to be
+        chosen and all rows are equal, or torch finds no GPU for ``device="cuda"``.
+
     See Also
     --------
+    NormalizingFlow : A density learned by a network, for many rows.
+    skad.metrics.mean_distance_agreement : How much of a KDE is distance to the mean.
     sklearn.neighbors.KernelDensity : The same density without explanation, by trees.
 
     Notes
@@ -184,12 +192,19 @@ class KDE(BaseDetector):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
-        y : ignored
+            Training rows, at least two; finite numbers.
+        y : object, default=None
+            Ignored.
 
         Returns
         -------
         labels : ndarray of shape (n,), int
             +1 normal, -1 anomaly.
+
+        Raises
+        ------
+        ValueError
+            As `fit`.
         """
         return super(KDE, self.fit(X, y)).predict(X)
 
@@ -199,10 +214,17 @@ class KDE(BaseDetector):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to label.
 
         Returns
         -------
         labels : ndarray of shape (n,), int
+            -1 where `score_samples` is below `offset_`.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
 
         Warns
         -----

@@ -68,6 +68,16 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, when fitted on a data frame.
 
+    Raises
+    ------
+    TypeError
+        By `fit`, when `detector` is none of PyOD's.
+
+    See Also
+    --------
+    InlierTraining : Trains on normal rows; wraps a detector of PyOD by itself.
+    skad.explanation.decompose : The exact explanations.
+
     Notes
     -----
     ECOD and COPOD rank a row among the rows it is scored with: their scores, and so their

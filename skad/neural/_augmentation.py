@@ -27,6 +27,10 @@ class Augmentation:
     noise : float, default=0.0
         Standard deviation of Gaussian noise that is added to every second image.
 
+    See Also
+    --------
+    skad.FCDD, skad.HSC, skad.DeepSAD, skad.GEO : Take one as `augment`.
+
     Examples
     --------
     >>> from skad import FCDD
@@ -46,12 +50,20 @@ class Augmentation:
         ----------
         X : tensor of shape (n, C, H, W)
             Values in [0, 1].
-        mask : bool tensor of shape (n, 1, H, W), or None
+        mask : bool tensor of shape (n, 1, H, W), default=None
+            What is abnormal. None: there are no masks.
 
         Returns
         -------
-        X, mask : of the shapes that came
-            X may leave [0, 1] by noise and brightness.
+        X : tensor of shape (n, C, H, W)
+            Values may leave [0, 1] by noise and brightness.
+        mask : bool tensor of shape (n, 1, H, W), or None
+            Moved and mirrored as the images were.
+
+        Raises
+        ------
+        ValueError
+            For rows that are no images.
         """
         if X.ndim != 4:
             raise ValueError(

@@ -83,10 +83,14 @@ def load_backbone(name, weights, *, preprocessing="imagenet"):
         If the name is unknown, the file is broken, or holds weights of another network.
     FileNotFoundError
         If there is no such file.
+    ImportError
+        For ``*.safetensors``, if that package is missing.
 
     See Also
     --------
     download_weights : Get torchvision's weights.
+    fit_features : Features learned from labelled rows of your own.
+    skad.DeepOneClass, skad.FCDD : Take a backbone by its name, too.
 
     References
     ----------
@@ -139,6 +143,10 @@ def download_weights(name, data_home=None):
         If the name is unknown.
     FileNotFoundError
         If the file can't be downloaded, or has another checksum than its name says.
+
+    See Also
+    --------
+    load_backbone : Makes the network.
 
     Examples
     --------

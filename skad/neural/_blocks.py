@@ -1,13 +1,12 @@
 """Inference in blocks of one size, so that a row's score does not depend on its batch."""
 
+import numpy as np
 import torch
-from sklearn.utils import gen_batches
 from torch.nn.functional import pad
 
-__all__ = ["ALIGNMENT", "as_tensor", "block_rows", "in_blocks", "parts"]
+__all__ = ["ALIGNMENT", "as_tensor", "block_rows", "in_blocks"]
 
 _BLOCK_ENTRIES = 2**18
-_PART_ENTRIES = 2**20
 # Vectorised functions treat what is left over of 16 numbers apart: there is none.
 _LEAST_ROWS = 16
 # Products sum a row in an order that depends on its address modulo so many numbers.
@@ -16,6 +15,7 @@ ALIGNMENT = 4
 
 def as_tensor(X):
     """Give rows as a tensor, without a copy where torch takes their memory as it is."""
+    X = np.asarray(X)
     shared = X.flags.writeable and min(X.strides, default=0) >= 0
     return torch.from_numpy(X if shared else X.copy())
 
@@ -28,11 +28,6 @@ def block_rows(n_features):
     """
     rows = max(_LEAST_ROWS, min(1024, _BLOCK_ENTRIES // n_features))
     return 1 << (rows.bit_length() - 1)
-
-
-def parts(X):
-    """Slice rows into parts of some MiB, for what needs no fixed shape."""
-    return gen_batches(len(X), max(1, _PART_ENTRIES // X.shape[1]))
 
 
 def in_blocks(function, X, prepare, rows, device):

@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from skad.neural._blocks import parts
 from skad.neural._network_relevance import NetworkRelevance
 from skad.neural._one_class_networks import make_network, n_outputs_of
+from skad.neural._rows import parts
 
 __all__ = ["CentredNet", "DistanceToCentre"]
 
@@ -77,7 +77,7 @@ class CentredNet(nn.Module):
         total, device = 0, self.centre.device
         self.eval()
         with torch.no_grad():
-            for part in parts(rows.flatten(1)):
+            for part in parts(rows):
                 total = total + self.net(rows[part].to(device)).double().sum(dim=0)
         mean = total / len(rows)
         scale = mean.square().mean().sqrt()

@@ -68,7 +68,7 @@ class CubeTraining(InvertibleDetector):
                 "least must train."
             )
         order = torch.randperm(len(X)).numpy()
-        self._aside = X[order[:n_aside]]
+        self._aside = np.asarray(X[order[:n_aside]])
         if n_aside:
             X = X[np.sort(order[n_aside:])]
         return super()._training_set(X, y, device)

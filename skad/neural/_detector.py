@@ -21,9 +21,10 @@ from skad._sklearn import (
     with_callbacks,
 )
 from skad.base import BaseDetector, all_or_nothing, cross_fitted_scores
-from skad.neural._blocks import as_tensor, block_rows, in_blocks, parts
+from skad.neural._blocks import as_tensor, block_rows, in_blocks
 from skad.neural._callbacks import EpochBar, FitTasks
 from skad.neural._net import OneClassNet
+from skad.neural._rows import LazyRows, PreparedRows, ReadsByPart, parts
 from skad.neural._schedule import SCHEDULES
 from skad.neural._seed import choose_device, draw_seed, seeded
 from skad.neural._weights import load_weights, read_weights, write_weights
@@ -39,7 +40,7 @@ _OWN = {"module", "criterion", "lr", "max_epochs", "batch_size", "lr_schedule"} 
 }
 
 
-class NeuralDetector(CallbackSupportMixin, BaseDetector):
+class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
     """Base class of the detectors that train a network.
 
     The network is trained by skorch: `net_` is a :class:`skorch.NeuralNet`, with its
@@ -382,7 +383,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         return copy
 
     def _train(self, X, y, *, go_on, epochs=None):
-        seed, device = draw_seed(self.random_state), choose_device(self.device)
+        seed, device = draw_seed(self.random_state), self._training_device
         if go_on:
             self._check_same_rows()
         else:
@@ -390,7 +391,7 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
         with seeded(seed, device):
             X, y, change = self._training_set(X, y, device)
             net = self._make_net().initialize()
-            rows = self._tensor(X, device)
+            rows = self._training_rows(X, device)
             if go_on:
                 _continue(net, self.net_)
             else:
@@ -424,16 +425,24 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
                 "The network has nothing to train: none of its parameters requires a "
                 "gradient."
             )
-        return OneClassNet(
+        if "accelerator" in params:
+            from skad.neural._accelerated import AcceleratedNet as Net
+        else:
+            Net, params["device"] = OneClassNet, str(self._training_device)
+        return Net(
             module,
             self._make_criterion(),
             lr=self.lr,
             lr_schedule=self.lr_schedule,
             callbacks=callbacks,
-            device=str(choose_device(self.device)),
             verbose=int(self.verbose > 1),
             **params,
         )
+
+    @property
+    def _training_device(self):
+        accelerator = self._params_of_net.get("accelerator")
+        return choose_device(self.device) if accelerator is None else accelerator.device
 
     @property
     def _params_of_net(self):
@@ -446,6 +455,12 @@ class NeuralDetector(CallbackSupportMixin, BaseDetector):
             if not hasattr(callback[1] if named else callback, "on_epoch_end"):
                 raise TypeError(f"callbacks must be skorch's; got {callback!r}.")
         return copy.deepcopy(list(self.callbacks or []))
+
+    def _training_rows(self, X, device):
+        """Give the rows that train: in memory, unless they are to stay where they are."""
+        if isinstance(X, LazyRows):
+            return PreparedRows(X, self._prepare, self._row_shape)
+        return self._tensor(X, device)
 
     def _tensor(self, X, device):
         """Give all rows as one float32 tensor, on the device if they fit beside a net."""

@@ -107,6 +107,7 @@ def fit_features(
     See Also
     --------
     skad.DeepOneClass : Detects anomalies by these features.
+    load_backbone : Features of a pretrained network.
 
     References
     ----------

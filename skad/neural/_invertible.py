@@ -28,12 +28,19 @@ class InvertibleNet(nn.Module):
     Parameters
     ----------
     n_features : int
+        Length d of a row.
     n_blocks : int, default=8
+        Blocks of each network.
     hidden : int, default=64
         Width of the hidden layer of each block.
     n_members : int, default=1
         Networks. Weights and rotations come from torch's global generator.
     clamp : float, default=2.0
+        Bound c of the logarithms of the scales.
+
+    See Also
+    --------
+    skad.IOCN, skad.NormalizingFlow : Train such networks.
 
     Notes
     -----
@@ -96,12 +103,15 @@ class InvertibleNet(nn.Module):
 
         Parameters
         ----------
-        x : tensor of shape (n, d), the same for all members, or (n_members, n, d)
+        x : tensor of shape (n, d) or (n_members, n, d)
+            Rows, the same for all members or each member's own.
         log_det : bool, default=False
+            Whether to give the second tensor too.
 
         Returns
         -------
         z : tensor of shape (n_members, n, d)
+            In the dtype of the rows.
         log_det : tensor of shape (n_members, n)
             Logarithm of the absolute determinant of dz/dx; only where asked for.
         """
@@ -127,7 +137,18 @@ class InvertibleNet(nn.Module):
         return z * scale, (total[:, None] + moved).expand(z.shape[:2])
 
     def inverse(self, z):
-        """Map z of shape (n_members, n, d) back to rows, of the same shape."""
+        """Map z back to rows.
+
+        Parameters
+        ----------
+        z : tensor of shape (n_members, n, d)
+            What each member is to map back.
+
+        Returns
+        -------
+        x : tensor of shape (n_members, n, d)
+            Rows that the member maps to `z`, up to rounding.
+        """
         log_scale, shift, rotation = self._affine(z.dtype)
         shrink = (-log_scale).exp()
         mixes = (rotation.mT * shrink[:, :, None]).unbind(1)

@@ -12,6 +12,7 @@ from skad.base import calibration_rows
 from skad.neural._blocks import block_rows
 from skad.neural._invertible import InvertibleNet
 from skad.neural._invertible_training import MemberAdam
+from skad.neural._rows import extremes
 from skad.neural._scaling import ScaledRows, moments
 from skad.relevance._path import ByAutograd, expected_gradients
 
@@ -61,8 +62,8 @@ class InvertibleDetector(ScaledRows):
         self._on_sphere = self.preprocessing == "sphere"
         X = self._directed(X)
         mean, variance = moments(X)
-        still = X[:, variance == 0]
-        if not np.isfinite(variance).all() or np.ptp(still, axis=0).any():
+        low, high = extremes(X)
+        if not np.isfinite(variance).all() or (low < high)[variance == 0].any():
             raise ValueError(
                 "Values of X are too large or too small: float64 has no room for the "
                 "variance of a feature. Change its unit."
@@ -77,6 +78,7 @@ class InvertibleDetector(ScaledRows):
         """Scale rows to length 1, on the sphere."""
         if not self._on_sphere:
             return X
+        X = np.asarray(X)
         directions = X / np.where((size := abs(X).max(axis=1)) > 0, size, 1.0)[:, None]
         return directions / _lengths(directions)
 
@@ -124,7 +126,7 @@ class InvertibleDetector(ScaledRows):
 
     def _train(self, X, y, *, go_on, epochs=None):
         super()._train(X, y, go_on=go_on, epochs=epochs)
-        some = X[calibration_rows(len(X))]
+        some = np.asarray(X[calibration_rows(len(X))])
         scores = self._outlier_score(some)
         normal = some[scores <= np.median(scores)]
         self.references_ = normal[calibration_rows(len(normal), _REFERENCE_ROWS)]
@@ -148,11 +150,17 @@ class InvertibleDetector(ScaledRows):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to score.
 
         Returns
         -------
         scores : ndarray of shape (n, n_members), float64
             Outlier scores, higher is more abnormal.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         return self._in_blocks(lambda rows: self._finite_scores(rows).T, self._validate(X))
 

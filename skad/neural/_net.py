@@ -148,10 +148,15 @@ class OneClassNet(NeuralNet):
     def _default_callbacks(self):
         return [("epoch_timer", EpochTimer()), ("print_log", PrintLog())]
 
+    @property
+    def _place(self):
+        """The device of network and batches."""
+        return self.device
+
     def initialize_module(self):
         """Initialise the module; on a CPU, where that is faster, with the channels last."""
         super().initialize_module()
-        if torch.device(self.device).type == "cpu":
+        if torch.device(self._place).type == "cpu":
             self.module_.to(memory_format=torch.channels_last)
         return self
 
@@ -173,7 +178,7 @@ class OneClassNet(NeuralNet):
         batches = super().get_iterator(dataset, training=training)
         if (change := getattr(self, "_change", None)) is None:
             return batches
-        return ChangedBatches(batches, change, self.device, fixed=not training)
+        return ChangedBatches(batches, change, self._place, fixed=not training)
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Run the epochs of one call of `fit`."""
@@ -216,8 +221,8 @@ class OneClassNet(NeuralNet):
         losses, sizes = [], []
         with torch.set_grad_enabled(training):
             for X, y in iterator:
-                X = X.to(self.device)
-                y = y.to(self.device) if isinstance(y, torch.Tensor) else y
+                X = X.to(self._place)
+                y = y.to(self._place) if isinstance(y, torch.Tensor) else y
                 loss = criterion(module(X), X, y)
                 if training:
                     self._schedule_step()

@@ -16,6 +16,7 @@ from skad.neural._outliers import (
     RowsOfOutliers,
     UniformEntries,
 )
+from skad.neural._rows import extremes, joined
 from skad.neural._scaling import ScaledRows
 
 __all__ = ["OutlierTraining"]
@@ -113,7 +114,7 @@ class OutlierTraining(ScaledRows):
     def _make_source(self, outliers, X, device):
         """Give a source with whether it gives masks, and its name."""
         if isinstance(outliers, str) and outliers == "uniform":
-            low, high = (self._prepare(end[None])[0] for end in (X.min(0), X.max(0)))
+            low, high = (self._prepare(end[None])[0] for end in extremes(X))
             return (UniformEntries(low, high), True), "uniform"
         if isinstance(outliers, str):
             outliers = Confetti()
@@ -134,7 +135,7 @@ class OutlierTraining(ScaledRows):
         """Raise for images whose values are far more, or far less, than those of X."""
         greatest = rows.abs().max().item()
         if not 1 / _UNLIKE < greatest < _UNLIKE:
-            ends = [f"{a.min():.4g} to {a.max():.4g}" for a in (outliers, X)]
+            ends = [f"{e.min():.4g} to {e.max():.4g}" for e in map(extremes, (outliers, X))]
             raise ValueError(
                 f"outliers go from {ends[0]}, X from {ends[1]}: give both in the same "
                 "units."
@@ -184,7 +185,7 @@ class OutlierTraining(ScaledRows):
         if masks is not None:
             none = np.zeros((len(train), *masks.shape[1:]), dtype=bool)
             given["mask"] = np.concatenate([none, masks.numpy()])
-        return copy.fit(np.concatenate([X[train], anomalies]), y, **given)
+        return copy.fit(joined(X[train], anomalies), y, **given)
 
 
 def _filled(masks):

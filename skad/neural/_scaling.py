@@ -9,7 +9,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import pad
 
-from skad.neural._blocks import ALIGNMENT, as_tensor, parts
+from skad.neural._blocks import ALIGNMENT, as_tensor
+from skad.neural._rows import extremes, parts
 from skad.relevance._layers import LayerwiseRelevance
 
 __all__ = [
@@ -44,6 +45,10 @@ class Scaling(nn.Module):
     ValueError
         If `std` is not positive; when called, for images of another number of channels.
 
+    See Also
+    --------
+    FeatureNet : A network with such a first step.
+
     Examples
     --------
     >>> import torch
@@ -63,7 +68,24 @@ class Scaling(nn.Module):
             raise ValueError(f"std must be positive, got {std}.")
 
     def forward(self, x):
-        """Scale rows."""
+        """Scale rows.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, ...)
+            Rows as they come; of images (n, C, H, W), where there are `channels`.
+
+        Returns
+        -------
+        scaled : tensor of the shape of x
+            With three channels, where there are `channels`.
+
+        Raises
+        ------
+        ValueError
+            For images of another number of channels than 1 or 3, where there are
+            `channels`.
+        """
         order = self._order(x)
         return ((x if order is None else x[:, order]) - self.mean) / self.std
 
@@ -73,11 +95,14 @@ class Scaling(nn.Module):
         Parameters
         ----------
         relevance : tensor of the shape of ``self(x)``
+            Relevance of the scaled rows.
         x : tensor of shape (n, ...)
+            The rows before they were scaled.
 
         Returns
         -------
         relevance : tensor of the shape of x
+            A grey image gets the sum over the channels that it stood for.
         """
         order = self._order(x)
         if order is None:
@@ -108,6 +133,7 @@ class FeatureNet(nn.Module):
     Parameters
     ----------
     layers : torch.nn.Module
+        The network, from scaled rows to a tensor with an entry for each.
     scaling : Scaling or None, default=None
         None leaves the input as it is.
     input_range : tuple of two floats or None, default=None
@@ -118,6 +144,11 @@ class FeatureNet(nn.Module):
     validation_accuracy : float or None
         Share of held-out rows that were classified right, where `fit_features` trained
         the network.
+
+    See Also
+    --------
+    fit_features, load_backbone : Give one.
+    skad.DeepOneClass : Takes one as `features`.
 
     Examples
     --------
@@ -150,7 +181,23 @@ class FeatureNet(nn.Module):
         return _restored, (type(self), state, *arrays, trained, strides)
 
     def forward(self, x):
-        """Give the features, (n, D)."""
+        """Give the features.
+
+        Parameters
+        ----------
+        x : tensor of shape (n, ...)
+            Rows, unscaled.
+
+        Returns
+        -------
+        features : tensor of shape (n, D)
+            The flattened output of the layers.
+
+        Raises
+        ------
+        ValueError
+            If the layers give no tensor with an entry for each row.
+        """
         output = self.layers(_aligned(self.scaling(x)))
         if not isinstance(output, torch.Tensor) or output.shape[:1] != x.shape[:1]:
             raise ValueError(
@@ -176,6 +223,13 @@ class FeatureNet(nn.Module):
         explain : callable
             Of rows x and a function `top` from the features to a tensor of shape (n,), as
             for ``LayerwiseRelevance``; gives a tensor of the shape of x.
+
+        Raises
+        ------
+        TypeError
+            If there is a layer that relevance can't be propagated through.
+        ValueError
+            For bad rules, or a network in training mode.
         """
         if low is not None:
             low, high = (self.scaling(bound[None])[0] for bound in (low, high))
@@ -244,7 +298,8 @@ def find_input_range(X, wanted, known):
     """
     if wanted is None:
         return None
-    low, high = float(np.min(X)), float(np.max(X))
+    ends = extremes(X)
+    low, high = float(ends.min()), float(ends.max())
     candidates = [r for r in (_UNIT, known, _BYTES) if r]
     if wanted != "auto":
         candidates = [_checked_range(wanted)]
@@ -291,7 +346,8 @@ def fit_to_range(X, given, known, certain):
     """
     if certain or {given, known} <= {_UNIT, _BYTES}:
         return given is not None and given != known
-    low, high, width = float(np.min(X)), float(np.max(X)), known[1] - known[0]
+    ends, width = extremes(X), known[1] - known[0]
+    low, high = float(ends.min()), float(ends.max())
     beyond = max(known[0] - low, high - known[1])
     if beyond > width / 2 or high - low < width / 10:
         raise ValueError(
@@ -323,8 +379,9 @@ class ScaledRows:
             self._shift, scale = mean, np.sqrt(variance)
             self._scale = np.where(scale > 0, scale, 1.0)
         else:
-            low, high = float(X.min()), float(X.max())
-            known = find_input_range(X, "auto", None)
+            ends = extremes(X)
+            low, high = float(ends.min()), float(ends.max())
+            known = find_input_range(ends, "auto", None)
             if known and high > (known[1] / 2 if known == _BYTES else 0):
                 low, high = known
             self._shift, self._scale = float(low), float(high - low) or 1.0
@@ -346,5 +403,5 @@ def moments(X):
     """Mean and variance of each feature, with a part of the rows in memory at a time."""
     scaler = StandardScaler()
     for part in parts(X):
-        scaler.partial_fit(X[part])
+        scaler.partial_fit(np.asarray(X[part]))
     return scaler.mean_, scaler.var_

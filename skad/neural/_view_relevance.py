@@ -37,6 +37,7 @@ class ViewRelevance:
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to explain.
 
         Returns
         -------
@@ -44,6 +45,11 @@ class ViewRelevance:
             By view of `scored_views_`, what it adds to the outlier score over what it adds
             in the reference: ``explain_views(X).sum(axis=1) + reference_score_`` is the
             outlier score.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         scores = self._in_blocks(self._scorer.by_view, self._validate(X))
         return (scores - self._reference_view_scores()) / scores.shape[1]
