@@ -23,6 +23,7 @@ _HOME = {
     "PyODDetector": "detectors",
     "InlierTraining": "model_selection",
     "explain": "explanation",
+    "show_versions": "_versions",
 }
 _MODULES = {
     "base",

@@ -1,13 +1,18 @@
 """Explain a detector from outside: exchange features for normal ones, and score again."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from math import prod
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
 from skad._scores import normality
 from skad._sklearn import _num_samples, _safe_indexing
+from skad._typing import AnyRows, ArrayLike, Floats, Ints
 
 __all__ = ["Exchange", "keep_references", "occlude", "patch_groups"]
 
@@ -15,7 +20,14 @@ _CHUNK = 20_000  # rows scored at once
 _KEPT = 256
 
 
-def occlude(estimator, X, references, *, groups=None, n_references=4):
+def occlude(
+    estimator: Any,
+    X: AnyRows,
+    references: AnyRows,
+    *,
+    groups: ArrayLike | None = None,
+    n_references: int = 4,
+) -> Floats:
     r"""Explain any scoring estimator by occlusion.
 
     The features of one group g are exchanged for those of normal rows r, and relevance is
@@ -48,13 +60,20 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
     Returns
     -------
     relevance : ndarray of the shape of X, float64
+        Evidence for anomaly, in the units of the outlier score.
 
     Raises
     ------
     TypeError
-        When `X` or `references` are sparse.
+        When `X` or `references` are sparse, or `estimator` scores nothing.
     ValueError
         When `references` or `groups` do not fit `X`, or `n_references` is no count.
+
+    See Also
+    --------
+    patch_groups : Groups of the pixels of an image.
+    shapley_values : Parts of the score that sum to it.
+    skad.explain : Chooses a way to explain by the detector.
 
     Examples
     --------
@@ -79,7 +98,7 @@ def occlude(estimator, X, references, *, groups=None, n_references=4):
     return exchange.spread(lost)
 
 
-def patch_groups(image_shape, side):
+def patch_groups(image_shape: Sequence[int], side: int) -> Ints:
     """Group the pixels of an image into square patches, for `occlude`.
 
     Parameters
@@ -92,6 +111,11 @@ def patch_groups(image_shape, side):
     Returns
     -------
     groups : ndarray of shape image_shape, int
+        Number of each pixel's patch, from 0 on, row by row.
+
+    See Also
+    --------
+    occlude, shapley_values : Take groups of features.
 
     Examples
     --------
@@ -100,6 +124,8 @@ def patch_groups(image_shape, side):
     array([[0, 0, 1, 1],
            [0, 0, 1, 1]])
     """
+    if not (isinstance(side, Integral) and side > 0):
+        raise ValueError(f"side must be a positive integer, got {side!r}.")
     height, width = image_shape[-2:]
     row, column = np.arange(height) // side, np.arange(width) // side
     patches = row[:, None] * (column[-1] + 1) + column

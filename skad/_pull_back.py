@@ -1,6 +1,8 @@
 """Redistribute relevance from what comes out of a transformer onto what goes in."""
 
-from functools import singledispatch
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
@@ -22,13 +24,14 @@ from skad._sklearn import (
     kept_by_imputer,
     one_hot_widths,
 )
+from skad._typing import AnyRows, Floats, singledispatch
 from skad.images import GlobalContrastNormalizer
 
 __all__ = ["NoRuleError", "pull_back", "pulled_back", "refusal"]
 
 
 @singledispatch
-def pull_back(transformer, X, relevance):
+def pull_back(transformer: Any, X: AnyRows, relevance: Floats) -> Floats:
     """Redistribute relevance from a transformer's output onto its input.
 
     Columns that stay themselves (scalers, imputers) keep their relevance, chosen columns
@@ -48,12 +51,18 @@ def pull_back(transformer, X, relevance):
     Returns
     -------
     relevance : ndarray of shape (n, d)
+        Relevance of the columns of `X`; the sum of a row is what it was.
 
     Raises
     ------
     TypeError
         When the transformer has no rule. ``pull_back.register(MyTransformer)`` teaches
         one: a function of ``(transformer, X, relevance)``.
+
+    See Also
+    --------
+    linear_map : What linear transformers that mix columns are undone by.
+    skad.explain : Pulls relevance back through a whole Pipeline.
 
     Examples
     --------
@@ -83,10 +92,11 @@ def pulled_back(transformer, X, relevance):
 
 
 class NoRuleError(TypeError):
-    pass
+    """A transformer through which relevance can't be pulled back."""
 
 
 def refusal(transformer):
+    """Give the error for a transformer without a rule, with what can be done instead."""
     name = type(transformer).__name__
     return NoRuleError(
         f"Relevance can't be pulled back through {name}: no rule says which input column "

@@ -1,6 +1,9 @@
 """Explain a detector from outside, with a sum that holds: sampled Shapley values."""
 
+from __future__ import annotations
+
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
@@ -8,6 +11,7 @@ from tqdm import tqdm
 
 from skad._occlusion import Exchange
 from skad._scores import normality
+from skad._typing import AnyRows, ArrayLike, Seed
 
 __all__ = ["shapley_values"]
 
@@ -17,16 +21,16 @@ _HELD = 2**22  # scores held at once
 
 
 def shapley_values(
-    estimator,
-    X,
-    references,
+    estimator: Any,
+    X: AnyRows,
+    references: AnyRows,
     *,
-    groups=None,
-    n_references=4,
-    n_permutations=4,
-    random_state=0,
-    progress=False,
-):
+    groups: ArrayLike | None = None,
+    n_references: int = 4,
+    n_permutations: int = 4,
+    random_state: Seed = 0,
+    progress: bool = False,
+) -> Bunch:
     r"""Explain any scoring estimator by sampled Shapley values against normal rows.
 
     Features of a row x take the place of those of a normal row r one by one, in random
@@ -66,8 +70,10 @@ def shapley_values(
     Returns
     -------
     result : Bunch
+        With the attributes
+
         relevance : ndarray of the shape of X, float64
-            Evidence for anomaly.
+            Evidence for anomaly, in the units of the outlier score.
         standard_error : ndarray of the shape of X, float64
             Of `relevance`, from the spread between pairs of orders; NaN where
             `n_permutations` is 2, one pair.
@@ -77,14 +83,16 @@ def shapley_values(
     Raises
     ------
     TypeError
-        When `X` or `references` are sparse.
+        When `X` or `references` are sparse, or `estimator` scores nothing.
     ValueError
         When `references` or `groups` do not fit `X`, `n_references` is no count, or
         `n_permutations` no even one.
 
     See Also
     --------
-    skad.explanation.occlude : Cheaper; its sum is not the score.
+    occlude : Cheaper; its sum is not the score.
+    decompose : Exact, without normal rows, for the detectors that it knows.
+    skad.explain : Chooses a way to explain by the detector.
 
     Examples
     --------

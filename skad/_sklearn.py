@@ -5,9 +5,12 @@ checks read them; the names are underscored but stable since 1.3. Should one mov
 is the one place to mend.
 """
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import _clone_parametrized, _fit_context
+from sklearn.base import _clone_parametrized
 from sklearn.utils import _safe_indexing
 from sklearn.utils._indexing import _get_column_indices
 from sklearn.utils._param_validation import (
@@ -18,16 +21,39 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import _num_samples
 
-try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # scikit-learn < 1.9
+Method = TypeVar("Method", bound=Callable[..., Any])
 
+if TYPE_CHECKING:
+    # Without types these decorators would hide the signatures of what they decorate.
     class CallbackSupportMixin:
-        """Stand-in: no callbacks."""
+        """Of scikit-learn 1.9."""
 
-    def with_callbacks(method):
-        """Stand-in: the method itself."""
-        return method
+    def with_callbacks(method: Method) -> Method:
+        """Of scikit-learn 1.9."""
+        ...
+
+    def _fit_context(
+        *, prefer_skip_nested_validation: bool
+    ) -> Callable[[Method], Method]: ...
+
+    def available_if(check: Callable[[Any], bool]) -> Callable[[Method], Method]:
+        """Of scikit-learn."""
+        ...
+
+else:
+    from sklearn.base import _fit_context
+    from sklearn.utils.metaestimators import available_if
+
+    try:
+        from sklearn.callback import CallbackSupportMixin, with_callbacks
+    except ImportError:  # scikit-learn < 1.9
+
+        class CallbackSupportMixin:
+            """Stand-in: no callbacks."""
+
+        def with_callbacks(method):
+            """Stand-in: the method itself."""
+            return method
 
 
 __all__ = [
@@ -39,6 +65,7 @@ __all__ = [
     "_get_column_indices",
     "_num_samples",
     "_safe_indexing",
+    "available_if",
     "check_parameters",
     "clone_parametrized",
     "fit_task",

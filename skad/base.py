@@ -1,11 +1,16 @@
 """The contract: every detector scores, and says why."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.model_selection import KFold
 from sklearn.utils import column_or_1d
@@ -14,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._scores import normality
 from skad._sklearn import Interval, _fit_context
+from skad._typing import AnyArray, ArrayLike, Floats, Ints
 from skad.decompositions import NoDecompositionError
 
 __all__ = ["BaseDetector"]
@@ -43,6 +49,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     Images ``(n, H, W)`` or ``(n, C, H, W)`` are flattened on entry, and relevance comes
     back in the shape of `X`. Flat and n-d input give the same scores.
+
+    See Also
+    --------
+    skad.neural.NeuralDetector : Base class of the detectors that train a network.
+    skad.testing.check_detector : Checks that a detector keeps the contract.
 
     Notes
     -----
@@ -81,6 +92,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     array([ 1, -1])
     """
 
+    offset_: float
+    image_shape_: tuple[int, ...] | None
+    n_features_in_: int
+    feature_names_in_: AnyArray
+
     _parameter_constraints = {
         "contamination": [Interval(Real, 0, 0.5, closed="right"), None],
         "false_alarm_rate": [Interval(Real, 0, 0.5, closed="right"), None],
@@ -92,7 +108,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     _ignores_constant_features = True
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Fit the detector.
 
         Parameters
@@ -105,9 +121,12 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         self : object
+            The detector itself, fitted.
 
         Raises
         ------
+        TypeError
+            For sparse `X`.
         ValueError
             For a bad parameter, NaN or infinite entries, fewer than two rows, or images
             that do not have the shape `image_shape`. A failed fit leaves the detector
@@ -119,51 +138,77 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             self.offset_ = self._find_offset(self._normal_part(X, y))
         return self
 
-    def score_samples(self, X):
+    def score_samples(self, X: ArrayLike) -> Floats:
         """Score the rows: ``-o(x)``, higher is more normal (scikit-learn's sign).
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to score.
 
         Returns
         -------
         scores : ndarray of shape (n,), float64
+            In the units of the outlier score, which the detector's docstring gives.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        TypeError
+            For sparse `X`.
+        ValueError
+            For NaN or infinite entries, or rows of another shape than those of `fit`.
         """
         return -self._outlier_score(self._validate(X))
 
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> Floats:
         """Give ``score_samples(X) - offset_``: negative for anomalies.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to score.
 
         Returns
         -------
         decision : ndarray of shape (n,), float64
+            In the units of the outlier score.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> Ints:
         """Label the rows: +1 normal, -1 anomaly.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to label.
 
         Returns
         -------
         labels : ndarray of shape (n,), int
+            -1 where `score_samples` is below `offset_`.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def explain(self, X):
+    def explain(self, X: ArrayLike) -> Floats:
         """Attribute the outlier score of each row to its features.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to explain.
 
         Returns
         -------
@@ -171,22 +216,33 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             Evidence *for* anomaly, in the units of the outlier score
             ``o(x) = -score_samples(X)``. Over the features of a row,
             ``relevance.sum() + unattributed(X) == o(x)``.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         X, shape = self._validate(X, with_shape=True)
         return self._relevance(X).reshape(len(X), *shape)
 
-    def unattributed(self, X):
+    def unattributed(self, X: ArrayLike) -> Floats:
         """Give the part u(x) of the outlier score that belongs to no feature.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to explain.
 
         Returns
         -------
         unattributed : ndarray of shape (n,), float64
             ``-score_samples(X) - explain(X).sum(features)``, by the closed form that the
             detector's docstring gives, where there is one.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         return self._unattributed(self._validate(X))
 
@@ -286,7 +342,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
 
 @contextmanager
-def all_or_nothing(estimator):
+def all_or_nothing(estimator: Any) -> Iterator[None]:
     """Put the estimator back as it was if the block raises: nothing half-fitted."""
     before = dict(vars(estimator))
     try:
@@ -297,7 +353,7 @@ def all_or_nothing(estimator):
         raise
 
 
-def as_rows(X):
+def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Flatten images to rows; give also the shape of one image (None for flat input)."""
     if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) > 1:
         X = np.asarray(X)
@@ -314,7 +370,7 @@ def as_rows(X):
     return X.reshape(len(X), prod(shape)), shape
 
 
-def same_image(shape, other):
+def same_image(shape: Sequence[int], other: Sequence[int]) -> bool:
     """Whether two image shapes are one: ``(H, W)`` is ``(1, H, W)``."""
 
     def with_channel(s):
@@ -323,7 +379,7 @@ def same_image(shape, other):
     return with_channel(shape) == with_channel(other)
 
 
-def zero_one_complaint(y):
+def zero_one_complaint(y: AnyArray) -> str | None:
     """Give what is wrong with labels that are exactly 0 and 1; None for others."""
     y = np.asarray(y)
     if y.dtype.kind not in "biuf" or not np.array_equal(np.unique(y), [0, 1]):
@@ -335,7 +391,7 @@ def zero_one_complaint(y):
     )
 
 
-def read_labels(y, n):
+def read_labels(y: ArrayLike | None, n: int) -> npt.NDArray[np.int8]:
     """Give labels +1, -1, 0 (unlabelled), one a row; numbers of other kinds count as 0.
 
     Raises
@@ -367,7 +423,7 @@ def read_labels(y, n):
     return np.where(known, y, 0).astype(np.int8)
 
 
-def read_classes(y, n):
+def read_classes(y: ArrayLike | None, n: int) -> tuple[tuple[Any, ...], Ints]:
     """Give the classes of n rows, a tuple, and the number of each row's class.
 
     Raises
@@ -391,7 +447,7 @@ def read_classes(y, n):
     return tuple(classes.tolist()), numbers
 
 
-def calibration_rows(n, most=_MAX_CALIBRATION_ROWS):
+def calibration_rows(n: int, most: int = _MAX_CALIBRATION_ROWS) -> Ints:
     """Choose the rows whose out-of-sample scores set a threshold or a scale."""
     if n <= most:
         return np.arange(n)
@@ -399,7 +455,13 @@ def calibration_rows(n, most=_MAX_CALIBRATION_ROWS):
     return np.sort(rows)
 
 
-def cross_fitted_scores(detector, X, rows, fit=None, score=None):
+def cross_fitted_scores(
+    detector: Any,
+    X: Any,
+    rows: Ints,
+    fit: Callable[..., Any] | None = None,
+    score: Callable[..., Any] | None = None,
+) -> Floats:
     """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X.
 
     ``fit(copy, X, train)`` is how a copy is fitted on ``X[train]``, where that takes more

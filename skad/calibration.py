@@ -1,20 +1,24 @@
 """Promises in finite samples: conformal p-values of any detector."""
 
+from __future__ import annotations
+
 import warnings
 from math import ceil
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
 from scipy.sparse import issparse
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.model_selection import KFold
-from sklearn.utils import check_random_state, get_tags
+from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
 from skad._scores import normality
 from skad._sklearn import Interval, StrOptions, _fit_context, _num_samples, _safe_indexing
+from skad._typing import AnyArray, AnyRows, ArrayLike, Bools, Floats, Ints, Seed
 from skad.base import all_or_nothing
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain
@@ -83,7 +87,8 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
     See Also
     --------
-    skad.KDE : Its false_alarm_rate needs no rows held out.
+    KDE : Its false_alarm_rate needs no rows held out.
+    InlierTraining : Trains on normal rows, and leaves the threshold to the detector.
 
     References
     ----------
@@ -106,6 +111,13 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     array([ 1, -1])
     """
 
+    detectors_: list[Any]
+    calibration_scores_: list[Floats]
+    n_calibration_: int
+    offset_: float
+    n_features_in_: int
+    feature_names_in_: AnyArray
+
     _parameter_constraints = {
         "max_false_positive_rate": [Interval(Real, 0, 1, closed="neither")],
         "calibration": [StrOptions({"split", "cross"})],
@@ -116,13 +128,13 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def __init__(
         self,
-        detector,
+        detector: Any,
         *,
-        max_false_positive_rate=0.1,
-        calibration="split",
-        held_out=0.3,
-        n_folds=5,
-        random_state=None,
+        max_false_positive_rate: float = 0.1,
+        calibration: Literal["split", "cross"] = "split",
+        held_out: float = 0.3,
+        n_folds: int = 5,
+        random_state: Seed = None,
     ):
         self.detector = detector
         self.max_false_positive_rate = max_false_positive_rate
@@ -132,25 +144,28 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X: AnyRows, y: ArrayLike | None = None) -> Self:
         """Fit and calibrate on the rows with ``y != -1``.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to train and calibrate on; those labelled -1 are left out.
         y : array-like of shape (n,), default=None
             +1 normal, -1 anomaly, 0 unlabelled. None: all rows are taken for normal.
 
         Returns
         -------
         self : object
+            The detector itself, fitted and calibrated.
 
         Raises
         ------
         TypeError
             When the detector does not score.
         ValueError
-            For a bad parameter, labels that do not fit, or too few rows.
+            For a bad parameter, labels that do not fit, too few rows, or a detector that
+            gives the score NaN.
 
         Warns
         -----
@@ -211,23 +226,31 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         return k
 
-    def p_values(self, X):
+    def p_values(self, X: AnyRows) -> Floats:
         """Give the conformal p-values: how often a normal row looks as abnormal.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to judge.
 
         Returns
         -------
         p : ndarray of shape (n,), float64
             From ``1 / (n_calibration_ + 1)`` to 1; low for anomalies.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            When the detector refuses `X`, or gives a row the score NaN.
         """
         check_is_fitted(self)
         counts, _ = self._counts(X)
         return (1 + counts) / (self.n_calibration_ + 1)
 
-    def score_samples(self, X):
+    def score_samples(self, X: AnyRows) -> Floats:
         r"""Give the p-values with ties broken by the score: higher is more normal.
 
         Of rows with as many calibration scores below them, those with a higher score of
@@ -237,11 +260,17 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to score.
 
         Returns
         -------
         scores : ndarray of shape (n,), float64
             Between 0 and 1; of fresh normal rows about uniform.
+
+        Raises
+        ------
+        ValueError
+            As `p_values`.
         """
         check_is_fitted(self)
         counts, standardized = self._counts(X)
@@ -261,34 +290,47 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             standardized = standardized + (scores - own.mean()) / (spread or 1.0)
         return counts, standardized / len(self.detectors_)
 
-    def decision_function(self, X):
+    def decision_function(self, X: AnyRows) -> Floats:
         """Give ``score_samples(X) - offset_``: negative where p is within the rate.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to score.
 
         Returns
         -------
         decision : ndarray of shape (n,), float64
+            Between -1 and 1.
+
+        Raises
+        ------
+        ValueError
+            As `p_values`.
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X):
+    def predict(self, X: AnyRows) -> Ints:
         """Label the rows: -1 where the p-value is not above `max_false_positive_rate`.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to label.
 
         Returns
         -------
         labels : ndarray of shape (n,), int
             +1 normal, -1 anomaly.
+
+        Raises
+        ------
+        ValueError
+            As `p_values`.
         """
         return np.where(self.decision_function(X) < 0, -1, 1)
 
-    def select(self, X, *, max_false_discovery_rate=0.1):
+    def select(self, X: AnyRows, *, max_false_discovery_rate: float = 0.1) -> Bools:
         r"""Select anomalies among rows, of which few are to be false.
 
         The procedure of Benjamini and Hochberg on the p-values. For ``"split"``, whose
@@ -304,15 +346,17 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         X : array-like of shape (n, d) or (n, ...)
             All rows that are judged together.
         max_false_discovery_rate : float in (0, 1), default=0.1
+            The most of those selected that may be normal, in expectation.
 
         Returns
         -------
         selected : ndarray of shape (n,), bool
+            True for the rows that are taken for anomalies.
 
         Raises
         ------
         ValueError
-            When the rate is not between 0 and 1.
+            When the rate is not between 0 and 1, and as `p_values`.
         """
         rate = max_false_discovery_rate
         if not isinstance(rate, Real) or not 0 < rate < 1:
@@ -321,7 +365,7 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         return false_discovery_control(self.p_values(X)) <= rate * (1 + _ROUNDING)
 
-    def explain(self, X):
+    def explain(self, X: AnyRows) -> Floats:
         """Attribute the outlier score of the detector to the features.
 
         The mean over the copies, as :func:`skad.explain` explains each, in its own units.
@@ -329,14 +373,21 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to explain.
 
         Returns
         -------
         relevance : ndarray of the shape of X, float64
+            Evidence *for* anomaly.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`skad.explain`.
         """
         return explain(self, X)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.detector).input_tags
         return tags

@@ -7,8 +7,10 @@ explained from outside, by sampled Shapley values. The lists of rules are open:
 ``pull_back.register(MyTransformer)``.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
-from functools import singledispatch
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
@@ -19,6 +21,7 @@ from skad._occlusion import occlude, patch_groups
 from skad._pull_back import NoRuleError, pull_back, pulled_back, refusal
 from skad._scores import can_score
 from skad._shapley import shapley_values
+from skad._typing import AnyRows, Floats, singledispatch
 from skad.base import BaseDetector
 from skad.decompositions import (
     Decomposition,
@@ -47,7 +50,13 @@ _LOST = 1e-7  # of relevance, in sums that are pulled back: more is no rounding
 
 
 @singledispatch
-def explain(estimator, X, *, space="input", references=None):
+def explain(
+    estimator: Any,
+    X: AnyRows,
+    *,
+    space: Literal["input", "model"] = "input",
+    references: AnyRows | None = None,
+) -> Floats:
     """Attribute the outlier score of each row to its features, for any detector.
 
     Parameters
@@ -71,7 +80,7 @@ def explain(estimator, X, *, space="input", references=None):
     Returns
     -------
     relevance : ndarray of the shape of X (of the model's input, if ``space="model"``)
-        float64. Evidence for anomaly, in the units of the outlier score
+        Evidence for anomaly, float64, in the units of the outlier score
         ``o(x) = -score_samples(X)``, or of the additive quantity that `decompose` names
         where o is an increasing function of one (OneClassSVM, IsolationForest).
 
@@ -82,7 +91,15 @@ def explain(estimator, X, *, space="input", references=None):
         `references`, or `estimator` scores nothing, or its parameters leave it without
         an exact decomposition and there are no `references`.
     ValueError
-        When a detector needs `references` and got none, or `space` is unknown.
+        When a detector needs `references` and got none, `space` is unknown, `X` does not
+        fit, or `estimator` is not fitted.
+
+    See Also
+    --------
+    skad.explanation.decompose : The unattributed part and the threshold too.
+    skad.explanation.shapley_values : From outside, with a standard error.
+    skad.explanation.occlude : From outside, cheaper.
+    skad.plotting.ExplanationDisplay : Draws it.
 
     Notes
     -----
@@ -241,7 +258,9 @@ def _(estimator: Pipeline, X, space):
     return _decompose_through(steps, detector, _transformed(steps, X))
 
 
-def explain_in_score_units(estimator, X, references):
+def explain_in_score_units(
+    estimator: Any, X: AnyRows, references: AnyRows | None
+) -> Floats:
     """Explain as `explain` does, but always in the units of the outlier score."""
     detector = _flat_steps(estimator)[-1]
     if isinstance(detector, BaseDetector) or not can_decompose(detector):

@@ -1,18 +1,21 @@
 """Model selection for detectors that train on normal rows."""
 
+from __future__ import annotations
+
 import warnings
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
 from sklearn.pipeline import Pipeline
-from sklearn.utils import column_or_1d, get_tags
-from sklearn.utils.metaestimators import available_if
+from sklearn.utils import Tags, column_or_1d, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
 from skad._scores import can_score
-from skad._sklearn import _num_samples, _safe_indexing
+from skad._sklearn import _num_samples, _safe_indexing, available_if
+from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
 from skad.base import all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
 from skad.explanation import decompose, explain
@@ -48,6 +51,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
     See Also
     --------
+    ConformalDetector : Trains on normal rows too, and calibrates on others.
     skad.metrics.ExplanationAwareScorer : Searches by detection and explanation.
 
     Examples
@@ -62,15 +66,20 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     True
     """
 
-    def __init__(self, estimator):
+    estimator_: Any
+    n_features_in_: int
+    feature_names_in_: AnyArray
+
+    def __init__(self, estimator: Any):
         self.estimator = estimator
 
-    def fit(self, X, y=None, **unexpected):
+    def fit(self, X: AnyRows, y: ArrayLike | None = None, **unexpected: Any) -> Self:
         """Fit the detector on the rows with ``y != -1``.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Training rows; sparse matrices and frames, where the detector takes them.
         y : array-like of shape (n,), default=None
             +1 normal, -1 anomaly, 0 unlabelled. None: all rows train.
         **unexpected : dict
@@ -79,6 +88,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Returns
         -------
         self : object
+            The wrapper itself, fitted.
 
         Raises
         ------
@@ -106,56 +116,79 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         return self
 
     @property
-    def offset_(self):
+    def offset_(self) -> float:
         """Threshold on `score_samples`."""
         check_is_fitted(self)
         last = getattr(self.estimator_, "best_estimator_", self.estimator_)
         return (last[-1] if isinstance(last, Pipeline) else last).offset_
 
     @available_if(_has("score_samples"))
-    def score_samples(self, X):
+    def score_samples(self, X: AnyRows) -> Floats:
         """Score the rows by the fitted detector: higher is more normal.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to score.
 
         Returns
         -------
         scores : ndarray of shape (n,)
+            In the detector's own units.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        ValueError
+            Where the detector refuses `X`.
         """
         check_is_fitted(self)
         return self.estimator_.score_samples(X)
 
-    def decision_function(self, X):
+    def decision_function(self, X: AnyRows) -> Floats:
         """Give the fitted detector's decision: negative for anomalies.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to score.
 
         Returns
         -------
         decision : ndarray of shape (n,)
+            In the detector's own units.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         check_is_fitted(self)
         return self.estimator_.decision_function(X)
 
-    def predict(self, X):
+    def predict(self, X: AnyRows) -> Ints:
         """Label the rows: +1 normal, -1 anomaly.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to label.
 
         Returns
         -------
         labels : ndarray of shape (n,), int
+            As the detector labels them.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         check_is_fitted(self)
         return self.estimator_.predict(X)
 
-    def explain(self, X):
+    def explain(self, X: AnyRows) -> Floats:
         """Attribute the outlier score of each row to its features.
 
         As :func:`skad.explain` does; a detector without an explanation of its own is
@@ -164,35 +197,49 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to explain.
 
         Returns
         -------
         relevance : ndarray of the shape of X, float64
+            Evidence *for* anomaly.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As :func:`skad.explain`.
         """
         return explain(self, X)
 
     @available_if(_has("unattributed"))
-    def unattributed(self, X):
+    def unattributed(self, X: AnyRows) -> Floats:
         """Give the part of the outlier score that belongs to no feature.
 
         Parameters
         ----------
         X : array-like of shape (n, d) or (n, ...)
+            Rows to explain.
 
         Returns
         -------
         unattributed : ndarray of shape (n,), float64
+            What the relevance of a row lacks of its outlier score.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
         """
         check_is_fitted(self)
         return self.estimator_.unattributed(X)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
 
 
-def keep_names(estimator, fitted):
+def keep_names(estimator: Any, fitted: Any) -> None:
     """Give a meta-estimator the number and names of features that a fitted one knows."""
     for name in ("n_features_in_", "feature_names_in_"):
         vars(estimator).pop(name, None)
@@ -200,7 +247,7 @@ def keep_names(estimator, fitted):
             setattr(estimator, name, getattr(fitted, name))
 
 
-def check_detector_methods(estimator, name="estimator"):
+def check_detector_methods(estimator: Any, name: str = "estimator") -> None:
     """Raise TypeError unless an unfitted estimator can be fitted and score."""
     if not (hasattr(estimator, "fit") and can_score(estimator)):
         raise TypeError(
@@ -209,7 +256,7 @@ def check_detector_methods(estimator, name="estimator"):
         )
 
 
-def normal_rows(X, y):
+def normal_rows(X: Any, y: ArrayLike | None) -> Any:
     """Give the rows of X with ``y != -1``; all where y is None.
 
     Raises

@@ -6,6 +6,8 @@ open to the detectors of other packages that follow the contract of
 """
 
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,7 @@ __all__ = ["check_detector", "detector_checks"]
 _TOLERANCE = 1e-4
 
 
-def check_detector(detector):
+def check_detector(detector: Any) -> None:
     """Check that a detector keeps the contract of ``explain``.
 
     Parameters
@@ -38,6 +40,7 @@ def check_detector(detector):
 
     See Also
     --------
+    detector_checks : The checks one by one.
     sklearn.utils.estimator_checks.check_estimator : The first suite.
 
     Examples
@@ -50,13 +53,17 @@ def check_detector(detector):
         check(detector)
 
 
-def detector_checks():
+def detector_checks() -> list[tuple[str, Callable[[Any], None]]]:
     """Give the checks one by one, as for a parametrised test.
 
     Returns
     -------
     checks : list of (str, callable)
         Name and function of one unfitted detector.
+
+    See Also
+    --------
+    check_detector : All of them at once.
 
     Examples
     --------
@@ -68,7 +75,7 @@ def detector_checks():
     return [(check.__name__, check) for check in _CHECKS]
 
 
-def check_explanation_is_an_array(detector):
+def check_explanation_is_an_array(detector: Any) -> None:
     """Give relevance as finite float64 of the shape of X."""
     X = _rows()
     relevance = _fitted(detector, X).explain(X)
@@ -78,7 +85,7 @@ def check_explanation_is_an_array(detector):
     assert np.isfinite(relevance).all()
 
 
-def check_sum_law(detector):
+def check_sum_law(detector: Any) -> None:
     """Make relevance and the unattributed part sum to the outlier score."""
     X = _rows()
     fitted = _fitted(detector, X)
@@ -90,7 +97,7 @@ def check_sum_law(detector):
     _assert_close(total, -fitted.score_samples(fresh), what)
 
 
-def check_row_order(detector):
+def check_row_order(detector: Any) -> None:
     """Give a row the same relevance wherever it stands in the batch."""
     X = _rows()
     fitted = _fitted(detector, X)
@@ -98,7 +105,7 @@ def check_row_order(detector):
     _assert_close(fitted.explain(X[order]), fitted.explain(X)[order], "row order")
 
 
-def check_single_rows(detector):
+def check_single_rows(detector: Any) -> None:
     """Give a row the same relevance whatever rows come with it."""
     X = _rows()
     fitted = _fitted(detector, X)
@@ -106,7 +113,7 @@ def check_single_rows(detector):
     _assert_close(single, fitted.explain(X)[:5], "single rows")
 
 
-def check_images(detector):
+def check_images(detector: Any) -> None:
     """Give images and their flat rows the same scores and relevance (skad's own)."""
     if not isinstance(detector, BaseDetector):
         return
@@ -123,7 +130,7 @@ def check_images(detector):
     _assert_close(relevance, from_flat.explain(flat).reshape(shape), "images")
 
 
-def check_constant_feature(detector):
+def check_constant_feature(detector: Any) -> None:
     """Give a feature that never varies no relevance, where the method says so."""
     if not getattr(detector, "_ignores_constant_features", True):
         return
@@ -133,7 +140,7 @@ def check_constant_feature(detector):
     assert abs(relevance[:, 1]).max() <= _TOLERANCE * abs(relevance).max()
 
 
-def check_implanted_outlier(detector):
+def check_implanted_outlier(detector: Any) -> None:
     """Rank first the one feature in which a row is abnormal."""
     X = _rows(n=120)
     fitted = _fitted(detector, X)
@@ -144,7 +151,7 @@ def check_implanted_outlier(detector):
         assert first == feature, f"feature {feature} is abnormal, {first} ranks first"
 
 
-def check_no_side_effects(detector):
+def check_no_side_effects(detector: Any) -> None:
     """Change neither scores, nor model, nor seeds by explaining, and vice versa."""
     X = _rows()
     fitted = _fitted(detector, X)
@@ -156,14 +163,14 @@ def check_no_side_effects(detector):
     assert _global_states() == before[1], "the global random state changed"
 
 
-def check_fit_leaves_global_states(detector):
+def check_fit_leaves_global_states(detector: Any) -> None:
     """Leave numpy's and torch's global random states alone in `fit`."""
     before = _global_states()
     _fitted(detector, _rows())
     assert _global_states() == before, "fit changed the global random state"
 
 
-def check_unfitted(detector):
+def check_unfitted(detector: Any) -> None:
     """Raise NotFittedError before `fit`."""
     for method in ("explain", "unattributed", "score_samples"):
         if not hasattr(detector, method):
@@ -175,7 +182,7 @@ def check_unfitted(detector):
         raise AssertionError(f"{method} of an unfitted detector raised no error")
 
 
-def check_bad_input(detector):
+def check_bad_input(detector: Any) -> None:
     """Refuse to explain the wrong number of features, NaN and a single flat row."""
     X = _rows()
     fitted = _fitted(detector, X)
@@ -190,7 +197,7 @@ def check_bad_input(detector):
         raise AssertionError(f"explain took {bad!r}")
 
 
-def check_feature_names(detector):
+def check_feature_names(detector: Any) -> None:
     """Know columns by name, and refuse reordered ones."""
     try:
         import pandas
@@ -207,7 +214,7 @@ def check_feature_names(detector):
     raise AssertionError("explain took reordered columns")
 
 
-def check_copies(detector):
+def check_copies(detector: Any) -> None:
     """Keep the explanation through pickle, clone and refit."""
     X = _rows()
     fitted = _fitted(detector, X)
@@ -216,7 +223,7 @@ def check_copies(detector):
     _assert_close(clone(fitted).fit(X).explain(X), relevance, "clone")
 
 
-def check_containers(detector):
+def check_containers(detector: Any) -> None:
     """Take read-only, float32, Fortran-ordered and list input."""
     X = _rows().astype(np.float32).astype(np.float64)
     fitted = _fitted(detector, X)

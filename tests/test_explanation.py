@@ -405,6 +405,8 @@ def test_patches():
     groups = patch_groups((3, 5, 6), 2)
     assert groups.shape == (3, 5, 6) and len(np.unique(groups)) == 9
     assert (groups[0] == groups[2]).all() and (groups[0, :2, :2] == 0).all()
+    with pytest.raises(ValueError, match="positive integer, got 0"):
+        patch_groups((5, 6), 0)
 
 
 def test_raw_pyod_detectors_are_explained_with_the_right_sign(X):

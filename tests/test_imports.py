@@ -1,6 +1,7 @@
 """Imports run downwards only, and ``import skad`` is light."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -8,25 +9,12 @@ from pathlib import Path
 import skad
 
 ROOT = Path(skad.__file__).parent
-LAYERS = [
-    {"_sklearn", "_scores"},
-    {"relevance", "images"},
-    {"datasets"},
-    {"decompositions"},
-    {"_occlusion", "base"},
-    {"_shapley", "_pull_back"},
-    {"explanation"},
-    {"neural"},
-    {"detectors"},
-    {"model_selection"},
-    {"calibration"},
-    {"metrics"},
-    {"plotting", "testing"},
-    {"benchmark"},
-]
+DOCS = Path(__file__).parents[1] / "docs"
+DRAWING = runpy.run_path(str(DOCS / "draw_architecture.py"))
+LAYERS = DRAWING["LAYERS"][::-1]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
-    "torch": {"relevance", "images", "neural", "detectors", "testing"},
+    "torch": DRAWING["WITH_TORCH"],
     "skorch": {"neural"},
     "pyod": set(),
     "safetensors": set(),
@@ -50,6 +38,14 @@ def rooms():
         room = path.relative_to(ROOT).parts[0].removesuffix(".py")
         if room != "__init__":
             yield path, room, ast.parse(path.read_text())
+
+
+def test_the_drawing_shows_the_rooms():
+    """Each once; the file is what the script draws."""
+    found = {path.name.removesuffix(".py") for path in ROOT.iterdir()}
+    found -= {"__init__", "__pycache__", "py.typed"}
+    assert sorted(name for layer in LAYERS for name in layer) == sorted(found)
+    assert (DOCS / "images" / "architecture.svg").read_text() == DRAWING["draw"]()
 
 
 def test_imports_run_downwards():

@@ -242,9 +242,8 @@ def test_empty_masks_are_left_out_of_means(metric, rng):
         mean = metric(mask, relevance)
     assert np.isnan(rows).tolist() == [False, True, False]
     assert mean == pytest.approx((rows[0] + rows[2]) / 2)
-    with pytest.warns(UndefinedMetricWarning) as record:
+    with pytest.warns(UndefinedMetricWarning):
         assert np.isnan(metric(np.zeros((3, 6)), relevance))
-    assert record[0].filename == __file__
 
 
 @pytest.mark.parametrize("fill", [False, True])

@@ -150,6 +150,7 @@ def test_images_and_own_metrics(digits):
         (ExplanationAwareScorer("dice"), {"mask": "right"}, "'cosine'"),
         (ExplanationAwareScorer(), {"mask": "right", "y": "01"}, r"np\.where"),
         (ExplanationAwareScorer(), {"mask": "right", "y": None}, "give y"),
+        (ExplanationAwareScorer(weight=0), {"y": "normal"}, r"labelled \[1\] only"),
     ],
 )
 def test_bad_input(digits, scorer, given, message):
@@ -161,7 +162,7 @@ def test_bad_input(digits, scorer, given, message):
         "narrow": mask[:, 1:],
         "right": mask,
     }
-    labels = {"01": (y == -1).astype(int), None: None}
+    labels = {"01": (y == -1).astype(int), None: None, "normal": np.ones(len(y))}
     y = labels[given["y"]] if "y" in given else y
     with pytest.raises(ValueError, match=message):
         scorer(fitted, X, y, mask=masks.get(given.get("mask")))

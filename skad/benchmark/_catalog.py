@@ -29,13 +29,17 @@ _CATALOG = {
 }
 
 
-def detector_names():
+def detector_names() -> list[str]:
     """List the names of detectors that `benchmark` knows.
 
     Returns
     -------
     names : list of str
-        skad's, then scikit-learn's, then PyOD's.
+        First skad's, then scikit-learn's, then PyOD's.
+
+    See Also
+    --------
+    benchmark : Takes them.
 
     Examples
     --------

@@ -1,11 +1,15 @@
 """Read a labelled table from a file."""
 
+from __future__ import annotations
+
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
+
+from skad._typing import FilePath
 
 _LABEL_NAMES = ("label", "y", "target", "class", "anomaly", "outlier")
 _SUFFIXES = (".npz", ".csv", ".csv.gz", ".parquet")
@@ -15,7 +19,7 @@ _WORDS = ({"normal", "inlier", "good"}, {"anomaly", "outlier", "bad"})
 _LEAST_NORMAL = 4  # two to train on, two to test with
 
 
-def load_table(path, *, label=None):
+def load_table(path: FilePath, *, label: str | None = None) -> Bunch:
     r"""Read rows and labels from a file.
 
     Parameters
@@ -47,6 +51,10 @@ def load_table(path, *, label=None):
         If there is no such file or it can't be read, there are no labels or not of two
         kinds, columns are no numbers, values are missing or infinite, or there are
         fewer than four normal rows.
+
+    See Also
+    --------
+    benchmark : Takes tables, and the paths of files.
 
     Notes
     -----

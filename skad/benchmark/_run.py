@@ -1,17 +1,26 @@
 """All runs: each detector on each dataset, with each seed."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
+from skad._typing import FilePath
 from skad.benchmark import _cache
 from skad.benchmark._data import import_pandas
 from skad.benchmark._inputs import check_count, read_datasets, read_detectors, read_seeds
 from skad.benchmark._protocol import RESULTS, run_once
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 _COLUMNS = (
     *("detector", "dataset", "seed", "n_train", "n_test", "n_anomalies", "n_features"),
@@ -20,17 +29,17 @@ _COLUMNS = (
 
 
 def benchmark(
-    detectors,
-    datasets,
+    detectors: Mapping[str, Any] | Sequence[str],
+    datasets: Mapping[str, Any],
     *,
-    seeds=5,
-    scale=True,
-    max_rows=5000,
-    n_explained=100,
-    n_jobs=None,
-    cache=None,
-    progress=True,
-):
+    seeds: int | Sequence[int] = 5,
+    scale: bool = True,
+    max_rows: int = 5000,
+    n_explained: int = 100,
+    n_jobs: int | None = None,
+    cache: FilePath | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
     """Compare detectors on datasets: detection, explanation, time and memory.
 
     Detectors train on normal rows alone. For each seed, half of the normal rows train;
@@ -107,6 +116,7 @@ def benchmark(
     See Also
     --------
     rank_table : One row for each detector.
+    load_table : Reads a dataset from a file.
     skad.plotting.CleverHansDisplay.from_benchmark : Detection against explanation.
 
     Examples

@@ -1,12 +1,23 @@
 """Means and ranks of detectors over datasets."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from skad.benchmark._data import import_pandas
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 _SECONDS = ("fit_seconds", "score_seconds", "explain_seconds")
 _LOWER_IS_BETTER = {"clever_hans", "peak_mib", *_SECONDS}
 
 
-def rank_table(frame, *, by=("roc_auc", "faithfulness")):
+def rank_table(
+    frame: pd.DataFrame, *, by: str | Sequence[str] = ("roc_auc", "faithfulness")
+) -> pd.DataFrame:
     """Summarise a benchmark: one row for each detector, the best first.
 
     Seeds are averaged first. On each dataset, the best detector has rank 1 and ties have
@@ -39,6 +50,10 @@ def rank_table(frame, *, by=("roc_auc", "faithfulness")):
         If pandas is not installed.
     ValueError
         If the frame is empty or has no such measure.
+
+    See Also
+    --------
+    benchmark : Gives the frame.
 
     Examples
     --------

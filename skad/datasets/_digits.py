@@ -1,9 +1,14 @@
 """scikit-learn's digits, some of them corrupted."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.utils import check_random_state
 
+from skad._typing import BunchOrTuple, MaskKind, Seed
 from skad.datasets._common import (
     check_names,
     check_share,
@@ -39,13 +44,13 @@ them is corrupted as in MNIST-C. An image appears once, clean or corrupted.
 
 
 def load_corrupted_digits(
-    corruption="stripe",
+    corruption: str | Sequence[str] = "stripe",
     *,
-    anomaly_share=0.2,
-    mask="changed",
-    random_state=0,
-    return_X_y_mask=False,
-):
+    anomaly_share: float = 0.2,
+    mask: MaskKind = "changed",
+    random_state: Seed = 0,
+    return_X_y_mask: bool = False,
+) -> BunchOrTuple:
     """Load scikit-learn's digits with a share of them corrupted; works offline.
 
     The images to corrupt are drawn at random. Each of the 1797 digits appears once,
@@ -87,6 +92,11 @@ def load_corrupted_digits(
     ------
     ValueError
         If a corruption or the mask is unknown, or ``anomaly_share`` not in [0, 1].
+
+    See Also
+    --------
+    fetch_mnist_c : Larger digits, with all of MNIST-C's corruptions.
+    make_textures : Textures with defects; works offline too.
 
     Examples
     --------

@@ -1,15 +1,21 @@
 """Folders of images in the layout of MVTec AD: normal ones, kinds of anomaly, masks."""
 
+from __future__ import annotations
+
 import re
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import prod
 from numbers import Integral
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from skad._typing import AnyArray, BunchOrTuple, FilePath
 from skad.datasets._common import check_choice, image_bunch, signs
 
 _EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -29,15 +35,15 @@ and a mask of each anomaly in ground_truth/<kind>.
 
 
 def load_image_folder(
-    root,
+    root: FilePath,
     *,
-    subset="test",
-    size=None,
-    color="auto",
-    mask_suffix="_mask",
-    lazy=False,
-    return_X_y_mask=False,
-):
+    subset: Literal["test", "train"] = "test",
+    size: int | Sequence[int] | None = None,
+    color: Literal["auto", "grey", "rgb"] = "auto",
+    mask_suffix: str = "_mask",
+    lazy: bool = False,
+    return_X_y_mask: bool = False,
+) -> BunchOrTuple:
     """Load images and masks from a folder in the layout of MVTec AD.
 
     ::
@@ -101,6 +107,10 @@ def load_image_folder(
     UserWarning
         Where the mask of an anomaly has no pixel: it counts as an anomaly without a mask.
 
+    See Also
+    --------
+    make_textures : Images with masks, without files.
+
     Examples
     --------
     >>> import tempfile
@@ -158,6 +168,10 @@ class LazyImages:
     dtype : numpy.dtype
         Of its values.
 
+    See Also
+    --------
+    load_image_folder : Gives them.
+
     Examples
     --------
     >>> import numpy as np
@@ -172,18 +186,24 @@ class LazyImages:
     (2, 24)
     """
 
-    def __init__(self, files, read, row_shape, dtype):
+    def __init__(
+        self,
+        files: AnyArray,
+        read: Callable[[AnyArray], AnyArray],
+        row_shape: Sequence[int],
+        dtype: npt.DTypeLike,
+    ):
         self._files, self._read = files, read
         self.shape = (len(files), *row_shape)
         self.ndim, self.dtype = len(self.shape), np.dtype(dtype)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"LazyImages(shape={self.shape}, dtype={self.dtype})"
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Any) -> Any:
         rows, *rest = key if isinstance(key, tuple) else (key,)
         files = self._files[rows]
         one = not isinstance(files, np.ndarray)
@@ -197,13 +217,15 @@ class LazyImages:
         chosen = LazyImages(some, self._read, self.shape[1:], self.dtype)
         return np.asarray(chosen)[0] if one else chosen
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> AnyArray:
         if copy is False:
             raise ValueError("LazyImages can't be had without a copy: they are decoded.")
         array = self._read(self._files).reshape(self.shape)
         return array.astype(self.dtype if dtype is None else dtype, copy=False)
 
-    def reshape(self, *shape):
+    def reshape(self, *shape: int) -> LazyImages:
         """Give rows of another shape, still lazy.
 
         Parameters
@@ -214,6 +236,12 @@ class LazyImages:
         Returns
         -------
         images : LazyImages
+            Of the same files.
+
+        Raises
+        ------
+        ValueError
+            When rows would not stay rows.
         """
         n, *row = shape
         width = prod(self.shape[1:])

@@ -1,8 +1,14 @@
 """MNIST, Fashion-MNIST and corrupted MNIST, from a file or from OpenML."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skad._typing import BunchOrTuple, FilePath, MaskKind, Seed
 from skad.datasets._common import (
     check_choice,
     check_count,
@@ -38,14 +44,14 @@ Clean MNIST digits, and digits corrupted by the recipes of MNIST-C (Mu & Gilmer 
 
 def fetch_mnist(
     *,
-    subset="train",
-    n_samples=None,
-    normal_class=None,
-    data_home=None,
-    download_if_missing=True,
-    random_state=0,
-    return_X_y=False,
-):
+    subset: Literal["train", "test"] = "train",
+    n_samples: int | None = None,
+    normal_class: int | None = None,
+    data_home: FilePath | None = None,
+    download_if_missing: bool = True,
+    random_state: Seed = 0,
+    return_X_y: bool = False,
+) -> BunchOrTuple:
     """Fetch MNIST: all of it normal, or one digit against the rest.
 
     ``mnist.npz`` is looked for in ``data_home`` and, where missing, made there from
@@ -88,6 +94,11 @@ def fetch_mnist(
     ValueError
         If the file is malformed or a parameter outside of its choices.
 
+    See Also
+    --------
+    fetch_mnist_c : With corruptions and their masks.
+    fetch_fashion_mnist : Clothes in the same format.
+
     Examples
     --------
     >>> from skad.datasets import fetch_mnist
@@ -100,14 +111,14 @@ def fetch_mnist(
 
 def fetch_fashion_mnist(
     *,
-    subset="train",
-    n_samples=None,
-    normal_class=None,
-    data_home=None,
-    download_if_missing=True,
-    random_state=0,
-    return_X_y=False,
-):
+    subset: Literal["train", "test"] = "train",
+    n_samples: int | None = None,
+    normal_class: int | None = None,
+    data_home: FilePath | None = None,
+    download_if_missing: bool = True,
+    random_state: Seed = 0,
+    return_X_y: bool = False,
+) -> BunchOrTuple:
     """Fetch Fashion-MNIST: all of it normal, or one class against the rest.
 
     ``fashion_mnist.npz`` is looked for in ``data_home`` and, where missing, made there
@@ -145,6 +156,10 @@ def fetch_fashion_mnist(
     ValueError
         If the file is malformed or a parameter outside of its choices.
 
+    See Also
+    --------
+    fetch_mnist : Digits in the same format.
+
     Examples
     --------
     >>> from skad.datasets import fetch_fashion_mnist
@@ -156,17 +171,17 @@ def fetch_fashion_mnist(
 
 
 def fetch_mnist_c(
-    corruption,
+    corruption: str | Sequence[str],
     *,
-    subset="test",
-    n_samples=None,
-    paired=True,
-    data_home=None,
-    download_if_missing=True,
-    mask="changed",
-    random_state=0,
-    return_X_y_mask=False,
-):
+    subset: Literal["test", "train"] = "test",
+    n_samples: int | None = None,
+    paired: bool = True,
+    data_home: FilePath | None = None,
+    download_if_missing: bool = True,
+    mask: MaskKind = "changed",
+    random_state: Seed = 0,
+    return_X_y_mask: bool = False,
+) -> BunchOrTuple:
     """Fetch clean MNIST digits and digits corrupted as in MNIST-C, with masks.
 
     The corruptions are drawn from the published recipes by
@@ -220,6 +235,11 @@ def fetch_mnist_c(
         If the file is missing and could or should not be downloaded.
     ValueError
         If the file is malformed or a parameter outside of its choices.
+
+    See Also
+    --------
+    load_corrupted_digits : Smaller digits; works offline.
+    skad.images.corrupt : Draws the corruptions.
 
     Examples
     --------

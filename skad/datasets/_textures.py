@@ -1,9 +1,14 @@
 """Synthetic textures with planted local defects."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import numpy as np
 from scipy import ndimage
 from sklearn.utils import check_random_state
 
+from skad._typing import BunchOrTuple, Seed
 from skad.datasets._common import check_choice, check_count, check_share, image_bunch, signs
 
 _DESCR = """Textures with planted defects
@@ -20,15 +25,15 @@ have one local defect: a dark blot, a bright scratch, or a patch of a wrong text
 
 
 def make_textures(
-    n_samples=200,
+    n_samples: int = 200,
     *,
-    anomaly_share=0.2,
-    size=32,
-    texture="both",
-    defect="all",
-    random_state=None,
-    return_X_y_mask=False,
-):
+    anomaly_share: float = 0.2,
+    size: int = 32,
+    texture: Literal["both", "stripes", "noise"] = "both",
+    defect: Literal["all", "blot", "scratch", "patch"] = "all",
+    random_state: Seed = None,
+    return_X_y_mask: bool = False,
+) -> BunchOrTuple:
     """Draw textures, some with a local defect, and the exact mask of each defect.
 
     Parameters
@@ -67,6 +72,11 @@ def make_textures(
     ------
     ValueError
         If a parameter is outside of its range or not among its choices.
+
+    See Also
+    --------
+    load_image_folder : Real textures, in the layout of MVTec AD.
+    load_corrupted_digits : Real digits, corrupted.
 
     Examples
     --------

@@ -1,7 +1,11 @@
 """What a decomposition is, and the list of rules."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
@@ -9,6 +13,10 @@ from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._scores import is_pyod
+from skad._typing import AnyRows, Floats, Rules
+
+if TYPE_CHECKING:
+    from skad.decompositions._linear import LinearMap
 
 __all__ = [
     "Decomposition",
@@ -22,27 +30,87 @@ __all__ = [
     "unwrapped",
 ]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+Score = TypeVar("Score", float, "Floats")
+
 
 @dataclass(frozen=True)
 class Identity:
-    """The quantity that is decomposed is the outlier score itself."""
+    """Link of a quantity q that is the outlier score o itself.
+
+    Parameters
+    ----------
+    origin : float, default=0.0
+        A q to measure from, for `Decomposition.slopes`.
+
+    See Also
+    --------
+    Exponential : Link of a q that is a logarithm of o.
+
+    Examples
+    --------
+    >>> from skad.decompositions import Identity
+    >>> Identity().outlier_score(2.5)
+    2.5
+    """
 
     origin: float = 0.0
 
-    def outlier_score(self, score):
-        """Give o from q."""
+    def outlier_score(self, score: Score) -> Score:
+        """Give o from q.
+
+        Parameters
+        ----------
+        score : float or ndarray
+            The quantity q.
+
+        Returns
+        -------
+        outlier_score : float or ndarray
+            The outlier score o.
+        """
         return score
 
-    def quantity(self, outlier_score):
-        """Give q from o."""
+    def quantity(self, outlier_score: Score) -> Score:
+        """Give q from o.
+
+        Parameters
+        ----------
+        outlier_score : float or ndarray
+            The outlier score o.
+
+        Returns
+        -------
+        quantity : float or ndarray
+            The quantity q.
+        """
         return outlier_score
 
 
 @dataclass(frozen=True)
 class Exponential:
-    """The outlier score is ``o = factor * exp(rate * q) + shift``, increasing in q.
+    """Link ``o = factor * exp(rate * q) + shift`` of quantity q and outlier score o.
 
-    `origin` is a q to measure from.
+    Parameters
+    ----------
+    factor, rate : float
+        Of one sign, so that o increases with q.
+    origin : float, default=0.0
+        A q to measure from, for `Decomposition.slopes`.
+    shift : float, default=0.0
+        What o is far down.
+
+    See Also
+    --------
+    Identity : Link of a q that is o itself.
+
+    Examples
+    --------
+    >>> from skad.decompositions import Exponential
+    >>> link = Exponential(factor=2.0, rate=1.0)
+    >>> float(link.outlier_score(0.0)), float(link.quantity(2.0))
+    (2.0, 0.0)
     """
 
     factor: float
@@ -50,12 +118,34 @@ class Exponential:
     origin: float = 0.0
     shift: float = 0.0
 
-    def outlier_score(self, score):
-        """Give o from q."""
+    def outlier_score(self, score: Score) -> Score:
+        """Give o from q.
+
+        Parameters
+        ----------
+        score : float or ndarray
+            The quantity q.
+
+        Returns
+        -------
+        outlier_score : float or ndarray
+            The outlier score o.
+        """
         return self.factor * np.exp(self.rate * score) + self.shift
 
-    def quantity(self, outlier_score):
-        """Give q from o; what is beyond reach is infinite."""
+    def quantity(self, outlier_score: Score) -> Score:
+        """Give q from o.
+
+        Parameters
+        ----------
+        outlier_score : float or ndarray
+            The outlier score o.
+
+        Returns
+        -------
+        quantity : float or ndarray
+            The quantity q; infinite where no q gives this o.
+        """
         ratio = (outlier_score - self.shift) / self.factor
         with np.errstate(divide="ignore"):
             return np.log(np.maximum(ratio, 0)) / self.rate
@@ -79,6 +169,10 @@ class Decomposition:
     link : Identity or Exponential, default=Identity()
         How the outlier score o follows from the quantity q.
 
+    See Also
+    --------
+    decompose : Gives one.
+
     Examples
     --------
     >>> import numpy as np
@@ -89,19 +183,19 @@ class Decomposition:
     array([ True, False])
     """
 
-    relevance: np.ndarray
-    unattributed: np.ndarray
+    relevance: Floats
+    unattributed: Floats
     quantity: str
     outlier_threshold: float | None = None
     link: Identity | Exponential = Identity()
 
     @property
-    def score(self):
+    def score(self) -> Floats:
         """The quantity q, ``relevance.sum(axis=1) + unattributed``: float64 (n,)."""
         return self.relevance.sum(axis=1) + self.unattributed
 
     @property
-    def outlier_score(self):
+    def outlier_score(self) -> Floats:
         """The outlier score o: float64 (n,).
 
         ``-score_samples(X)`` of a scikit-learn detector, ``decision_function(X)`` of one of
@@ -110,14 +204,14 @@ class Decomposition:
         return self.link.outlier_score(self.score)
 
     @property
-    def threshold(self):
+    def threshold(self) -> float | None:
         """The threshold on `score`: float or None."""
         if self.outlier_threshold is None:
             return None
         return float(self.link.quantity(self.outlier_threshold))
 
     @property
-    def slopes(self):
+    def slopes(self) -> Floats:
         r"""What turns q into o, row by row: the slope of a chord, float64 (n,), positive.
 
         ``relevance * slopes[:, None]`` sums to o, with another unattributed part; the order
@@ -131,7 +225,23 @@ class Decomposition:
 
 
 class NoDecompositionError(TypeError):
-    """A detector, or its parameters, for which there is no exact decomposition."""
+    """A detector, or its parameters, for which there is no exact decomposition.
+
+    See Also
+    --------
+    decompose : Raises it.
+
+    Examples
+    --------
+    >>> from sklearn.svm import OneClassSVM
+    >>> from skad.explanation import NoDecompositionError, decompose
+    >>> svm = OneClassSVM(kernel="sigmoid").fit([[0.0], [1.0]])
+    >>> try:
+    ...     decompose(svm, [[0.5]])
+    ... except NoDecompositionError:
+    ...     print("explain from outside")
+    explain from outside
+    """
 
 
 @singledispatch
@@ -141,7 +251,15 @@ def _rule(estimator, X, space):
     raise NoDecompositionError(f"{name} has no exact decomposition.")
 
 
-def decompose(estimator, X, *, space=None):
+def _taught_by_rules(function: Callable[P, R]) -> Rules[P, R]:
+    function.register = _rule.register
+    return function
+
+
+@_taught_by_rules
+def decompose(
+    estimator: Any, X: AnyRows, *, space: LinearMap | None = None
+) -> Decomposition:
     """Decompose the scores of a fitted detector into parts of the features, exactly.
 
     Parameters
@@ -162,6 +280,8 @@ def decompose(estimator, X, *, space=None):
     Returns
     -------
     decomposition : Decomposition
+        Relevance (n, d) and unattributed part (n,), which sum to its `score`, and the
+        threshold on it.
 
     Raises
     ------
@@ -170,6 +290,15 @@ def decompose(estimator, X, *, space=None):
         where the score is no function of squared distances.
     sklearn.exceptions.NotFittedError
         When the detector is not fitted.
+    ValueError
+        When `X` has another number of columns than the detector was fitted on, or entries
+        that it does not take.
+
+    See Also
+    --------
+    skad.explain : The relevance alone, of any detector.
+    shapley_values : From outside, for detectors without a rule.
+    linear_map : Gives a `space`.
 
     Notes
     -----
@@ -195,16 +324,54 @@ def decompose(estimator, X, *, space=None):
     return _find(estimator)(estimator, X, space)
 
 
-decompose.register = _rule.register
+def can_decompose(estimator: Any) -> bool:
+    """Whether there is a rule for the class of a detector.
 
+    Parameters
+    ----------
+    estimator : object
+        A detector, fitted or not, or a search.
 
-def can_decompose(estimator):
-    """Whether there is a rule for the class of the detector."""
+    Returns
+    -------
+    known : bool
+        If True, `decompose` may still refuse its parameters.
+
+    See Also
+    --------
+    skad.explanation.decompose : Follows the rule.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from skad.decompositions import can_decompose
+    >>> can_decompose(IsolationForest())
+    True
+    """
     return _find(unwrapped(estimator)) is not _rule.dispatch(object)
 
 
-def unwrapped(estimator):
-    """Give the estimator that a fitted search found, or that is frozen."""
+def unwrapped(estimator: Any) -> Any:
+    """Give the estimator that a fitted search found, or that is frozen.
+
+    Parameters
+    ----------
+    estimator : object
+        Any estimator.
+
+    Returns
+    -------
+    estimator : object
+        The one inside; one that is neither a fitted search nor frozen, as it is.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from skad.decompositions import unwrapped
+    >>> unwrapped(FrozenEstimator(IsolationForest()))
+    IsolationForest()
+    """
     while True:
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_

@@ -1,7 +1,11 @@
 """Autoencoder: distance to the row's own reconstruction."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
 from numbers import Integral
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,6 +15,19 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import (
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    Floats,
+    ImageShape,
+    NetParams,
+    Network,
+    Rows,
+    Schedule,
+    Seed,
+)
 from skad.neural._autoencoders import (
     Bounded,
     Constant,
@@ -151,7 +168,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
 
     >>> import numpy as np
     >>> from skad import AutoEncoder
-    >>> a = np.random.default_rng(0).standard_normal((500, 1))
+    >>> a = np.random.default_rng(0).standard_normal((200, 1))
     >>> X = np.hstack([a, -a, np.zeros_like(a)])
     >>> detector = AutoEncoder(code_size=1, random_state=0).fit(X)
     >>> detector.predict([[1.0, -1.0, 0.0], [1.0, 1.0, 0.0]])
@@ -180,26 +197,26 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
     def __init__(
         self,
         *,
-        network="auto",
-        code_size="auto",
-        hidden="auto",
-        output="auto",
-        lr=1e-3,
-        max_epochs=50,
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        network: Network | Literal["auto", "dense", "convolutional"] = "auto",
+        code_size: int | Auto = "auto",
+        hidden: Sequence[int] | Auto = "auto",
+        output: Literal["auto", "linear", "bounded"] = "auto",
+        lr: float = 1e-3,
+        max_epochs: int = 50,
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.network = network
         self.code_size = code_size
@@ -222,7 +239,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         self.random_state = random_state
         self.verbose = verbose
 
-    def transform(self, X):
+    def transform(self, X: Rows) -> Floats:
         """Give the codes.
 
         Parameters
@@ -243,7 +260,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         X = self._validate(X)
         return self._in_blocks(self._module.encoder, X)
 
-    def reconstruct(self, X):
+    def reconstruct(self, X: Rows) -> Floats:
         """Give the reconstructions r(x), in the units of the features.
 
         Parameters

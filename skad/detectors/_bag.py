@@ -1,5 +1,10 @@
 """A bag of detectors: the mean of standardised scores, explained by the same mean."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
@@ -7,6 +12,7 @@ from sklearn.base import clone
 from skad._occlusion import keep_references
 from skad._scores import can_score, normality
 from skad._sklearn import _BaseComposition
+from skad._typing import ArrayLike, ImageShape
 from skad.base import BaseDetector, calibration_rows, cross_fitted_scores
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain_in_score_units
@@ -101,6 +107,11 @@ class Bag(BaseDetector, _BaseComposition):
     0
     """
 
+    detectors_: list[Any]
+    weights_: Floats
+    means_: Floats
+    scales_: Floats
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "detectors": [list, tuple],
@@ -109,13 +120,13 @@ class Bag(BaseDetector, _BaseComposition):
 
     def __init__(
         self,
-        detectors,
+        detectors: Sequence[tuple[str, Any]],
         *,
-        weights=None,
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        n_jobs=None,
+        weights: ArrayLike | None = None,
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        n_jobs: int | None = None,
     ):
         self.detectors = detectors
         self.weights = weights
@@ -124,7 +135,7 @@ class Bag(BaseDetector, _BaseComposition):
         self.image_shape = image_shape
         self.n_jobs = n_jobs
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Get the parameters, the members' own among them.
 
         Parameters
@@ -139,7 +150,7 @@ class Bag(BaseDetector, _BaseComposition):
         """
         return self._get_params("detectors", deep=deep)
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, the members' own among them; a name alone sets the member.
 
         Parameters

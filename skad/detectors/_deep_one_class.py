@@ -1,7 +1,11 @@
 """Deep one-class detection: whitened features of a trained network."""
 
+from __future__ import annotations
+
 import os
+from collections.abc import Mapping, Sequence
 from numbers import Real
+from typing import Literal
 
 import numpy as np
 import torch
@@ -9,6 +13,7 @@ from sklearn.model_selection import KFold
 from torch.nn.functional import pad
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import Auto, Device, ImageShape, Network, Preprocessing, Weights
 from skad.base import BaseDetector, calibration_rows, read_labels, zero_one_complaint
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
 from skad.neural._blocks import ALIGNMENT, as_tensor, block_rows, in_blocks
@@ -161,6 +166,11 @@ class DeepOneClass(ReadsByPart, BaseDetector):
     (174, 64)
     """
 
+    whitening_: Floats
+    regularization_: float
+    input_range_: tuple[float, float] | None
+    input_rule_: str
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "features": [callable, None],
@@ -180,18 +190,18 @@ class DeepOneClass(ReadsByPart, BaseDetector):
     def __init__(
         self,
         *,
-        features=None,
-        backbone=None,
-        weights=None,
-        preprocessing="imagenet",
-        regularization=1e-4,
-        gamma=0.25,
-        input_rule="auto",
-        input_range="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        device="auto",
+        features: Network | None = None,
+        backbone: str | None = None,
+        weights: Weights = None,
+        preprocessing: Preprocessing = "imagenet",
+        regularization: float | Auto = 1e-4,
+        gamma: float | Mapping[str, float] = 0.25,
+        input_rule: Literal["auto", "zbox", "wsquare", "gamma"] = "auto",
+        input_range: Sequence[float] | Auto | None = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        device: Device = "auto",
     ):
         self.features = features
         self.backbone = backbone

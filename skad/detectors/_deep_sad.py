@@ -1,12 +1,26 @@
 """Deep SAD: Deep SVDD that learns from labelled rows too."""
 
+from __future__ import annotations
+
 from numbers import Integral, Real
+from typing import Literal
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import (
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    ImageShape,
+    NetParams,
+    Network,
+    Schedule,
+    Seed,
+)
 from skad.neural._centre import DistanceToCentre
 from skad.neural._detector import NeuralDetector
 from skad.neural._losses import SADLoss
-from skad.neural._outlier_training import OutlierTraining
+from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
 
 __all__ = ["DeepSAD"]
 
@@ -168,30 +182,30 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
     def __init__(
         self,
         *,
-        network="auto",
-        n_outputs=32,
-        eta=1.0,
-        outliers=None,
-        outlier_share=0.5,
-        augment=None,
-        explanation="lrp",
-        gamma=0.25,
-        lr=1e-3,
-        max_epochs=50,
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        network: Network | Auto = "auto",
+        n_outputs: int = 32,
+        eta: float = 1.0,
+        outliers: Outliers = None,
+        outlier_share: float = 0.5,
+        augment: Augment = None,
+        explanation: Literal["lrp", "gradient"] = "lrp",
+        gamma: float = 0.25,
+        lr: float = 1e-3,
+        max_epochs: int = 50,
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.network = network
         self.n_outputs = n_outputs

@@ -1,12 +1,26 @@
 """Deep SVDD: distance to a centre that a network was trained to bring all rows to."""
 
+from __future__ import annotations
+
 import warnings
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import (
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    ImageShape,
+    NetParams,
+    Network,
+    Schedule,
+    Seed,
+)
 from skad.neural._centre import DistanceToCentre
 from skad.neural._detector import NeuralDetector
 from skad.neural._losses import SVDDLoss
@@ -158,13 +172,15 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
     --------
     >>> import numpy as np
     >>> from skad import DeepSVDD
-    >>> X = np.random.default_rng(0).standard_normal((500, 3))
-    >>> detector = DeepSVDD(false_alarm_rate=0.05, random_state=0).fit(X)
+    >>> X = np.random.default_rng(0).standard_normal((200, 3))
+    >>> detector = DeepSVDD(max_epochs=20, random_state=0).fit(X)
     >>> detector.predict([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
     array([ 1, -1])
     >>> int(detector.explain([[0.0, 9.0, 0.0]]).argmax())
     1
     """
+
+    squared_radius_: float
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
@@ -179,28 +195,28 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
     def __init__(
         self,
         *,
-        network="auto",
-        n_outputs=32,
-        objective="one-class",
-        nu=0.1,
-        explanation="lrp",
-        gamma=0.25,
-        lr=1e-3,
-        max_epochs=50,
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        network: Network | Auto = "auto",
+        n_outputs: int = 32,
+        objective: Literal["one-class", "soft-boundary"] = "one-class",
+        nu: float = 0.1,
+        explanation: Literal["lrp", "gradient"] = "lrp",
+        gamma: float = 0.25,
+        lr: float = 1e-3,
+        max_epochs: int = 50,
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.network = network
         self.n_outputs = n_outputs

@@ -1,16 +1,36 @@
 """FCDD: the map of a fully convolutional network is score and explanation at once."""
 
+from __future__ import annotations
+
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import contextmanager
 from math import ceil, prod
 from numbers import Integral, Real
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import nn
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import (
+    ArrayLike,
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    Floats,
+    ImageShape,
+    NetParams,
+    Network,
+    Preprocessing,
+    Rows,
+    Schedule,
+    Seed,
+    Weights,
+)
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
 from skad.neural._detector import NeuralDetector
 from skad.neural._features import make_module
@@ -24,11 +44,11 @@ from skad.neural._map_networks import (
     trunk_steps,
 )
 from skad.neural._normalization import contrast_constants, make_step, standard_constants
-from skad.neural._outlier_training import OutlierTraining
+from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
 from skad.neural._outliers import masks_by_pixel
 from skad.neural._rows import parts
 from skad.relevance._map_pooling import MapPooling
-from skad.relevance._receptive_field import receptive_field
+from skad.relevance._receptive_field import ReceptiveField, receptive_field
 from skad.relevance._upsampling import GaussianUpsampling, default_sigma
 
 __all__ = ["FCDD"]
@@ -238,6 +258,10 @@ class FCDD(OutlierTraining, NeuralDetector):
     (100, 32, 32)
     """
 
+    objective_: Literal["image", "pixel"]
+    receptive_field_: ReceptiveField
+    map_shape_: tuple[int, int]
+
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
         **OutlierTraining._parameter_constraints,
@@ -272,37 +296,37 @@ class FCDD(OutlierTraining, NeuralDetector):
     def __init__(
         self,
         *,
-        network="auto",
-        backbone=None,
-        weights=None,
-        preprocessing="imagenet",
-        n_layers=None,
-        freeze="auto",
-        head="mlp",
-        resize=None,
-        normalization="auto",
-        outliers="auto",
-        outlier_share=0.5,
-        augment=None,
-        objective="auto",
-        pooling="mean",
-        sigma=None,
-        lr=1e-3,
-        max_epochs=50,
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        network: Network | Literal["auto", "paper28", "paper32", "paper224"] = "auto",
+        backbone: str | None = None,
+        weights: Weights = None,
+        preprocessing: Preprocessing = "imagenet",
+        n_layers: int | None = None,
+        freeze: bool | int | Auto = "auto",
+        head: Network | Literal["mlp", "linear"] = "mlp",
+        resize: int | Sequence[int] | None = None,
+        normalization: Literal["auto", "standard", "contrast"] | None = "auto",
+        outliers: Outliers = "auto",
+        outlier_share: float = 0.5,
+        augment: Augment = None,
+        objective: Literal["auto", "image", "pixel"] = "auto",
+        pooling: Literal["mean", "max", "topk"] = "mean",
+        sigma: float | None = None,
+        lr: float = 1e-3,
+        max_epochs: int = 50,
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.network = network
         self.backbone = backbone
@@ -336,7 +360,9 @@ class FCDD(OutlierTraining, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None, *, mask=None):
+    def fit(
+        self, X: Rows, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
+    ) -> Self:
         """Train the network, and set the threshold.
 
         Parameters
@@ -356,6 +382,8 @@ class FCDD(OutlierTraining, NeuralDetector):
 
         Raises
         ------
+        TypeError
+            For sparse `X`, or callbacks that are none of skorch's.
         ValueError
             For a bad parameter, NaN or infinite entries, images that do not have the shape
             `image_shape` or are smaller than the receptive field, a mask of another shape
@@ -366,7 +394,9 @@ class FCDD(OutlierTraining, NeuralDetector):
         with self._given(mask):
             return super().fit(X, y)
 
-    def partial_fit(self, X, y=None, *, mask=None):
+    def partial_fit(
+        self, X: Rows, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
+    ) -> Self:
         """Train one more epoch, on these rows; the first call starts the network.
 
         Parameters
@@ -391,7 +421,12 @@ class FCDD(OutlierTraining, NeuralDetector):
         with self._given(mask):
             return super().partial_fit(X, y)
 
-    def heatmap(self, X, *, upsampling="partition"):
+    def heatmap(
+        self,
+        X: Rows,
+        *,
+        upsampling: Literal["partition", "mass", "paper"] | None = "partition",
+    ) -> Floats:
         """Give the map A of each image, also at the size of the image.
 
         Parameters
@@ -563,7 +598,7 @@ class FCDD(OutlierTraining, NeuralDetector):
         return relevance.reshape(X.shape)
 
     @property
-    def sigma_(self):
+    def sigma_(self) -> tuple[float, float]:
         """Standard deviation of the Gaussians in use, by axis, in pixels."""
         field = self.receptive_field_
         if self.sigma is not None:

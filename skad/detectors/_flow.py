@@ -1,5 +1,19 @@
 """Normalizing flow: the likelihood of a row under an invertible network."""
 
+from __future__ import annotations
+
+from typing import Literal
+
+from skad._typing import (
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    ImageShape,
+    NetParams,
+    Schedule,
+    Seed,
+)
 from skad.neural._detector import NeuralDetector
 from skad.neural._invertible_detector import InvertibleDetector
 from skad.neural._invertible_training import (
@@ -157,29 +171,29 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
     def __init__(
         self,
         *,
-        n_blocks=8,
-        hidden=64,
-        n_members=4,
-        preprocessing="standardize",
-        noise=0.2,
-        clamp=2.0,
-        n_references=8,
-        lr=1e-3,
-        max_epochs="auto",
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        n_blocks: int = 8,
+        hidden: int = 64,
+        n_members: int = 4,
+        preprocessing: Literal["standardize", "sphere"] = "standardize",
+        noise: float = 0.2,
+        clamp: float = 2.0,
+        n_references: int = 8,
+        lr: float = 1e-3,
+        max_epochs: int | Auto = "auto",
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.n_blocks = n_blocks
         self.hidden = hidden

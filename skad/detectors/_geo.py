@@ -1,22 +1,38 @@
 """GEO: a network tells by which view an image is shown; what it can't tell is abnormal."""
 
+from __future__ import annotations
+
 import warnings
+from collections.abc import Sequence
 from inspect import signature
 from math import ceil, gcd
 from numbers import Integral, Real
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 
 from skad._sklearn import Interval, StrOptions, check_parameters
+from skad._typing import (
+    ArrayLike,
+    BatchSize,
+    Callbacks,
+    Device,
+    ImageShape,
+    NetParams,
+    Network,
+    Schedule,
+    Seed,
+)
 from skad.base import calibration_rows, read_classes
 from skad.detectors._dirichlet import SOLVERS
 from skad.detectors._view_calibration import ViewCalibration
 from skad.images import View, Views, geometric_views
 from skad.neural._detector import NeuralDetector
-from skad.neural._outlier_training import OutlierTraining
+from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
 from skad.neural._scaling import Scaling
 from skad.neural._seed import choose_device
 from skad.neural._view_networks import (
@@ -204,6 +220,8 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
 
     Raises
     ------
+    TypeError
+        By `fit`, when `transforms` are no views.
     ValueError
         By `fit`, when rows can't be seen by two views, `transforms` are no different views
         of such images, `views` are none of them, `held_out` leaves fewer than two rows on
@@ -270,6 +288,13 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     (100, 8)
     """
 
+    views_: list[View]
+    view_accuracy_: dict[str, float]
+    alpha_: Floats
+    mean_maps_: npt.NDArray[np.float32]
+    references_: AnyArray
+    classes_: tuple[Any, ...] | None
+
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
         **OutlierTraining._parameter_constraints,
@@ -295,37 +320,38 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     def __init__(
         self,
         *,
-        transforms="geometric",
-        heads="joint",
-        network="auto",
-        normality="dirichlet",
-        solver="newton",
-        held_out=0.0,
-        views=None,
-        labels="signs",
-        outliers=None,
-        outlier_share=0.5,
-        augment=None,
-        explanation="cam",
-        n_references=8,
-        sigma=None,
-        lr=1e-3,
-        weight_decay=5e-4,
-        max_epochs="paper",
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        transforms: Literal["geometric", "dihedral", "upright"]
+        | Sequence[View] = "geometric",
+        heads: Literal["joint", "separate"] = "joint",
+        network: Network | Literal["auto", "wrn-10-4", "wrn-16-8"] = "auto",
+        normality: Literal["dirichlet", "simple", "log"] = "dirichlet",
+        solver: Literal["newton", "fixed_point"] = "newton",
+        held_out: float = 0.0,
+        views: int | ArrayLike | None = None,
+        labels: Literal["signs", "classes"] = "signs",
+        outliers: Outliers = None,
+        outlier_share: float = 0.5,
+        augment: Augment = None,
+        explanation: Literal["cam", "expected_gradients"] = "cam",
+        n_references: int = 8,
+        sigma: float | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 5e-4,
+        max_epochs: int | Literal["paper"] = "paper",
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.transforms = transforms
         self.heads = heads
@@ -360,7 +386,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         self.verbose = verbose
 
     @property
-    def scored_views_(self):
+    def scored_views_(self) -> list[View]:
         """The views whose mean is the score, a list of `skad.images.View`."""
         if not hasattr(self, "net_"):
             raise AttributeError("This GEO has no scored_views_: not fitted.")

@@ -1,15 +1,29 @@
 """Classifiers of normal against anomalous rows: hypersphere, cross-entropy, focal."""
 
+from __future__ import annotations
+
 from numbers import Integral
+from typing import Literal
 
 from torch.nn.functional import softplus
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import (
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    ImageShape,
+    NetParams,
+    Network,
+    Schedule,
+    Seed,
+)
 from skad.neural._detector import NeuralDetector
 from skad.neural._losses import ClassifierLoss, HypersphereLoss, pseudo_huber
 from skad.neural._network_relevance import NetworkRelevance
 from skad.neural._one_class_networks import make_network, n_outputs_of
-from skad.neural._outlier_training import OutlierTraining
+from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
 
 __all__ = ["HSC"]
 
@@ -156,8 +170,8 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
     --------
     >>> import numpy as np
     >>> from skad import HSC
-    >>> X = np.random.default_rng(0).standard_normal((500, 3))
-    >>> detector = HSC(false_alarm_rate=0.05, random_state=0).fit(X)
+    >>> X = np.random.default_rng(0).standard_normal((200, 3))
+    >>> detector = HSC(max_epochs=20, random_state=0).fit(X)
     >>> detector.outliers_
     ('uniform',)
     >>> detector.predict([[0.0, 0.0, 0.0], [0.0, 9.0, 0.0]])
@@ -177,30 +191,30 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
     def __init__(
         self,
         *,
-        loss="hypersphere",
-        network="auto",
-        n_outputs=32,
-        outliers="auto",
-        outlier_share=0.5,
-        augment=None,
-        explanation="lrp",
-        gamma=0.25,
-        lr=1e-3,
-        max_epochs=50,
-        batch_size="auto",
-        lr_schedule="cosine",
-        early_stopping=False,
-        validation_fraction=0.1,
-        patience=10,
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        loss: Literal["hypersphere", "cross_entropy", "focal"] = "hypersphere",
+        network: Network | Auto = "auto",
+        n_outputs: int = 32,
+        outliers: Outliers = "auto",
+        outlier_share: float = 0.5,
+        augment: Augment = None,
+        explanation: Literal["lrp", "gradient"] = "lrp",
+        gamma: float = 0.25,
+        lr: float = 1e-3,
+        max_epochs: int = 50,
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.loss = loss
         self.network = network

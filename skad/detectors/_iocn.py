@@ -1,9 +1,26 @@
 """IOCN: invertible networks map normal rows onto a cube."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
 import numpy as np
 import torch
 
 from skad._sklearn import StrOptions, check_parameters
+from skad._typing import (
+    Auto,
+    BatchSize,
+    Callbacks,
+    Device,
+    Floats,
+    ImageShape,
+    NetParams,
+    Rows,
+    Schedule,
+    Seed,
+)
 from skad.neural._cube import DISTANCES, geometric_mean
 from skad.neural._cube_training import CubeTraining
 from skad.neural._detector import NeuralDetector
@@ -207,30 +224,30 @@ class IOCN(CubeTraining, NeuralDetector):
     def __init__(
         self,
         *,
-        n_blocks=8,
-        hidden=64,
-        n_members=4,
-        pull="max",
-        distance="latent",
-        preprocessing="standardize",
-        noise=0.2,
-        clamp=2.0,
-        held_out=0.1,
-        max_refits=2,
-        n_references=8,
-        lr=1e-3,
-        max_epochs="auto",
-        batch_size="auto",
-        lr_schedule="cosine",
-        warm_start=False,
-        callbacks=None,
-        net_params=None,
-        device="auto",
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        random_state=None,
-        verbose=0,
+        n_blocks: int = 8,
+        hidden: int = 64,
+        n_members: int = 4,
+        pull: Literal["max", "p_norm", "logsumexp"] | Callable[..., Any] = "max",
+        distance: Literal["latent", "data"] = "latent",
+        preprocessing: Literal["standardize", "sphere"] = "standardize",
+        noise: float = 0.2,
+        clamp: float = 2.0,
+        held_out: float = 0.1,
+        max_refits: int = 2,
+        n_references: int = 8,
+        lr: float = 1e-3,
+        max_epochs: int | Auto = "auto",
+        batch_size: BatchSize = "auto",
+        lr_schedule: Schedule = "cosine",
+        warm_start: bool = False,
+        callbacks: Callbacks = None,
+        net_params: NetParams = None,
+        device: Device = "auto",
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
+        verbose: int = 0,
     ):
         self.n_blocks = n_blocks
         self.hidden = hidden
@@ -266,7 +283,7 @@ class IOCN(CubeTraining, NeuralDetector):
 
     # The normal row instead.
 
-    def counterfactual(self, X):
+    def counterfactual(self, X: Rows) -> Floats:
         r"""Give a normal row instead of each abnormal one: z clipped to the cube.
 
         Only an invertible network can: :math:`z^{-1}(\mathrm{clip}(z(x), -1, 1))`. Where

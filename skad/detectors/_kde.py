@@ -1,13 +1,17 @@
 """Kernel density estimation: distance to the training rows, softly minimised."""
 
+from __future__ import annotations
+
 import warnings
 from functools import partial
 from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import ArrayLike, ImageShape, Ints
 from skad.base import BaseDetector, calibration_rows
 from skad.detectors._bandwidth import leave_one_out_root, scott_bandwidth
 from skad.detectors._kde_through import relevance_through
@@ -137,6 +141,9 @@ class KDE(BaseDetector):
     1
     """
 
+    bandwidth_: float
+    expected_false_alarm_rate_: float
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "kernel": [StrOptions({"gaussian", "student"})],
@@ -154,16 +161,16 @@ class KDE(BaseDetector):
     def __init__(
         self,
         *,
-        kernel="gaussian",
-        bandwidth="loo",
-        rule="taylor",
-        df=1.0,
-        power=None,
-        contamination=None,
-        false_alarm_rate=None,
-        image_shape=None,
-        dtype="float64",
-        device=None,
+        kernel: Literal["gaussian", "student"] = "gaussian",
+        bandwidth: float | Literal["loo", "scott"] = "loo",
+        rule: Literal["taylor", "conserving"] = "taylor",
+        df: float = 1.0,
+        power: float | None = None,
+        contamination: float | None = None,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        dtype: Literal["float64", "float32"] = "float64",
+        device: Literal["cpu", "cuda", "auto"] | None = None,
     ):
         self.kernel = kernel
         self.bandwidth = bandwidth
@@ -186,7 +193,7 @@ class KDE(BaseDetector):
             self._pool = TemplatePool.fit(X, pooling, np.dtype(self.dtype))
         self._flagged_share = self._in_sample_share
 
-    def fit_predict(self, X, y=None):
+    def fit_predict(self, X: ArrayLike, y: Any = None) -> Ints:
         """Fit, and label the training rows themselves.
 
         Parameters
@@ -208,7 +215,7 @@ class KDE(BaseDetector):
         """
         return super(KDE, self.fit(X, y)).predict(X)
 
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> Ints:
         """Label the rows: +1 normal, -1 anomaly.
 
         Parameters

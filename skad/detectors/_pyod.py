@@ -1,5 +1,7 @@
 """PyOD's detectors under scikit-learn's contract."""
 
+from __future__ import annotations
+
 import os
 import random
 import sys
@@ -7,6 +9,7 @@ from contextlib import contextmanager
 from numbers import Real
 from threading import RLock
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from sklearn import config_context
@@ -18,6 +21,7 @@ from skad._occlusion import keep_references
 from skad._scores import is_pyod
 from skad._shapley import shapley_values
 from skad._sklearn import clone_parametrized
+from skad._typing import ImageShape, Seed
 from skad.base import BaseDetector
 from skad.decompositions import NoDecompositionError, can_decompose, decompose
 
@@ -97,6 +101,8 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     0
     """
 
+    detector_: Any
+
     _parameter_constraints = {
         name: BaseDetector._parameter_constraints[name]
         for name in ("false_alarm_rate", "image_shape")
@@ -105,7 +111,12 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     _in_sample_share = None  # `_find_offset` takes the detector's own
 
     def __init__(
-        self, detector, *, false_alarm_rate=None, image_shape=None, random_state=None
+        self,
+        detector: Any,
+        *,
+        false_alarm_rate: float | None = None,
+        image_shape: ImageShape = None,
+        random_state: Seed = None,
     ):
         self.detector = detector
         self.false_alarm_rate = false_alarm_rate
@@ -173,7 +184,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         return self._outlier_score(X) - self._relevance(X).sum(axis=1)
 
 
-def as_detector(estimator):
+def as_detector(estimator: Any) -> Any:
     """Copy a detector; a raw one of PyOD, bare or last in a Pipeline, comes wrapped."""
     if is_pyod(estimator):
         estimator = PyODDetector(estimator)

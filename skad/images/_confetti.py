@@ -1,12 +1,16 @@
 """Confetti: synthetic defects, drawn on the device that trains."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
+from skad._typing import AnyArray, ArrayLike, Bools, Seed
 from skad.images._checks import check_images, value_range
 
 __all__ = ["Confetti", "confetti"]
@@ -73,7 +77,7 @@ class Confetti:
     threshold: float = 0.1
 
     @classmethod
-    def paper(cls, **parameters):
+    def paper(cls, **parameters: Any) -> Self:
         """Give the FCDD paper's: squares, turned by up to 45 degrees, twice as blurred.
 
         Parameters
@@ -84,11 +88,19 @@ class Confetti:
         Returns
         -------
         confetti : Confetti
+            With ``aspect=(1, 1)``, ``blur=1/48`` and ``angle=45``, or the changes.
+
+        Raises
+        ------
+        TypeError
+            For an unknown parameter.
         """
         squares = {"aspect": (1.0, 1.0), "blur": 1 / 48, "angle": 45.0}
         return cls(**(squares | parameters))
 
-    def draw(self, images, generator=None):
+    def draw(
+        self, images: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw confetti on each of a batch of images.
 
         Parameters
@@ -101,8 +113,14 @@ class Confetti:
         Returns
         -------
         images : tensor of shape (n, C, H, W)
+            Drawn upon; those that came in are not modified.
         mask : bool tensor of shape (n, 1, H, W)
             What changed by more than `threshold`.
+
+        Raises
+        ------
+        ValueError
+            For a parameter out of its range.
         """
         self._check()
         noise = torch.zeros_like(images)
@@ -162,7 +180,9 @@ class Confetti:
         )
 
 
-def confetti(images, *, random_state=None, **parameters):
+def confetti(
+    images: ArrayLike, *, random_state: Seed = None, **parameters: Any
+) -> tuple[AnyArray, Bools]:
     """Draw confetti on images, and give the masks of what changed.
 
     Parameters
@@ -177,6 +197,7 @@ def confetti(images, *, random_state=None, **parameters):
     Returns
     -------
     drawn : ndarray of the shape and dtype of images
+        In the value range of `images`.
     mask : bool ndarray of shape (n, H, W)
         Where any channel changed by more than a tenth of the value range.
 
@@ -184,6 +205,11 @@ def confetti(images, *, random_state=None, **parameters):
     ------
     ValueError, TypeError
         As in :func:`skad.images.corrupt`; for an unknown parameter, or one out of range.
+
+    See Also
+    --------
+    Confetti : How they look.
+    add_noise : Other noises.
 
     References
     ----------

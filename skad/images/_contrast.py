@@ -1,6 +1,9 @@
 """Global contrast normalisation, the preprocessing of Deep SVDD and FCDD."""
 
+from __future__ import annotations
+
 from math import prod
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -8,6 +11,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._sklearn import StrOptions, _fit_context
+from skad._typing import AnyArray, ArrayLike, ImageShape
 
 _ENTRIES = 2**22  # pixels that are computed at once, in float64
 
@@ -74,17 +78,25 @@ class GlobalContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstim
             [1. , 0.5]]])
     """
 
+    min_: float
+    max_: float
+    image_shape_: tuple[int, ...] | None
+    n_features_in_: int
+    feature_names_in_: AnyArray
+
     _parameter_constraints = {
         "scale": [StrOptions({"l1", "l2"})],
         "image_shape": [tuple, list, None],
     }
 
-    def __init__(self, *, scale="l1", image_shape=None):
+    def __init__(
+        self, *, scale: Literal["l1", "l2"] = "l1", image_shape: ImageShape = None
+    ):
         self.scale = scale
         self.image_shape = image_shape
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
         """Learn the extremes of the normalised training rows.
 
         Parameters
@@ -97,6 +109,7 @@ class GlobalContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstim
         Returns
         -------
         self : object
+            The transformer itself, fitted.
 
         Raises
         ------
@@ -111,20 +124,23 @@ class GlobalContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstim
         self.max_ = max(high for _, high in extremes)
         return self
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> AnyArray:
         """Normalise rows.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to normalise.
 
         Returns
         -------
         normalized : ndarray of the shape of X
-            float32 if X is, else float64.
+            In float32 if `X` is, else in float64; of training rows from 0 to 1.
 
         Raises
         ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
         ValueError
             For NaN or infinite entries, or another number of features or shape of
             images than in `fit`.

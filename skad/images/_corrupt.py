@@ -1,8 +1,11 @@
 """Corrupt images by name, and say which pixels changed."""
 
+from __future__ import annotations
+
 import numpy as np
 from sklearn.utils import check_random_state, gen_batches
 
+from skad._typing import AnyArray, ArrayLike, MaskKind, Seed
 from skad.images._checks import check_images, value_range
 from skad.images._corruptions import FUNCTIONS, MNIST_C_FUNCTIONS
 
@@ -16,10 +19,16 @@ _MASKS = {
 }
 
 
-def corrupt(images, corruption, *, random_state=None, mask="changed"):
+def corrupt(
+    images: ArrayLike,
+    corruption: str,
+    *,
+    random_state: Seed = None,
+    mask: MaskKind = "changed",
+) -> tuple[AnyArray, AnyArray]:
     """Corrupt grey images and return the mask of what changed.
 
-    The 15 corruptions of MNIST-C (:data:`MNIST_C`), with the parameters of the
+    The 15 corruptions of MNIST-C (:data:`skad.images.MNIST_C`), with the parameters of the
     published set, and ``"missing_stroke"``, which erases the ink in a disk of radius
     4/28 of the side. On 28 x 28 images lengths are the published ones; on other sizes
     they scale with the shorter side. Ink is bright on a dark ground.
@@ -29,7 +38,7 @@ def corrupt(images, corruption, *, random_state=None, mask="changed"):
     images : array-like of shape (n, H, W)
         Floats in [0, 1] or uint8 in 0..255. Not modified.
     corruption : str
-        A name in :data:`CORRUPTIONS`.
+        A name in :data:`skad.images.CORRUPTIONS`.
     random_state : int, RandomState instance or None, default=None
         Seeds the corruption's random draws; an int gives the same result every time.
     mask : {"changed", "absolute", "squared"}, default="changed"
@@ -42,7 +51,7 @@ def corrupt(images, corruption, *, random_state=None, mask="changed"):
     corrupted : ndarray of shape (n, H, W)
         In the dtype and value range of ``images``.
     mask : ndarray of shape (n, H, W)
-        bool for "changed", else float64 in [0, 1]. A row is all zero where the
+        Of bools for "changed", else float64 in [0, 1]. A row is all zero where the
         corruption happened to change nothing.
 
     Raises
@@ -52,6 +61,11 @@ def corrupt(images, corruption, *, random_state=None, mask="changed"):
         three-dimensional, or holds NaN or values outside its range.
     TypeError
         If ``images`` is neither floating point nor uint8.
+
+    See Also
+    --------
+    add_noise, confetti : Noises with masks, for images with channels too.
+    skad.datasets.fetch_mnist_c : MNIST, corrupted so.
 
     References
     ----------

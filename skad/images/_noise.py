@@ -1,16 +1,27 @@
 """Noise as a stand-in for anomalies: the other noises of the FCDD reference code."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import numpy as np
 from scipy import ndimage
 from sklearn.utils import check_random_state, gen_batches
 
+from skad._typing import AnyArray, ArrayLike, Bools, Seed
 from skad.images._checks import check_images, value_range
 
 _SQUARE = 6 / 240  # side, as a share of the image's shorter side
 _COVERED = 0.002 * 6**2  # centres a pixel times pixels a square, at 240 pixels
 
 
-def add_noise(images, noise, *, random_state=None, mask_threshold=0.1):
+def add_noise(
+    images: ArrayLike,
+    noise: Literal["gaussian", "uniform", "solid", "blobs"],
+    *,
+    random_state: Seed = None,
+    mask_threshold: float = 0.1,
+) -> tuple[AnyArray, Bools]:
     """Spoil images by noise, and give the masks of what changed.
 
     - ``"gaussian"`` adds N(0, 64/255) to each value and clips to the range;
@@ -54,7 +65,8 @@ def add_noise(images, noise, *, random_state=None, mask_threshold=0.1):
 
     See Also
     --------
-    skad.images.confetti : The noise that FCDD trains on.
+    confetti : The noise that FCDD trains on.
+    corrupt : The corruptions of MNIST-C.
 
     References
     ----------

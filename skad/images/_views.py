@@ -1,11 +1,16 @@
 """Geometric views of an image: mirrored, shifted, turned (GEO paper, section 6)."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from itertools import product
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+
+from skad._typing import ArrayLike
 
 __all__ = ["View", "Views", "geometric_views"]
 
@@ -14,6 +19,8 @@ _KINDS = {  # mirrored, shifted, turned
     "dihedral": ((False, True), (0,), (0, 1, 2, 3)),
     "upright": ((False, True), (0, -1, 1), (0,)),
 }
+
+Images = TypeVar("Images", np.ndarray, torch.Tensor)
 
 
 class View(NamedTuple):
@@ -30,6 +37,11 @@ class View(NamedTuple):
     turns : int, default=0
         Quarter turns, counter-clockwise.
 
+    See Also
+    --------
+    geometric_views : Lists those of the GEO paper.
+    Views : Makes views of images.
+
     Examples
     --------
     >>> from skad.images import View, Views
@@ -45,7 +57,9 @@ class View(NamedTuple):
     turns: int = 0
 
 
-def geometric_views(size, kind="geometric"):
+def geometric_views(
+    size: Sequence[int], kind: Literal["geometric", "dihedral", "upright"] = "geometric"
+) -> list[View]:
     """List the transformations of the GEO paper for images of a size.
 
     Parameters
@@ -68,6 +82,11 @@ def geometric_views(size, kind="geometric"):
     ------
     ValueError
         For another `kind`, or a size that is not two positive integers.
+
+    See Also
+    --------
+    Views : Makes them of images.
+    skad.GEO : The detector that tells them apart.
 
     Examples
     --------
@@ -101,12 +120,16 @@ class Views:
     Parameters
     ----------
     views : list of View
+        One at least, all different on images of this size.
     size : tuple of two ints
         (H, W), in pixels.
 
     Attributes
     ----------
     views : list of View
+        The views, with turns from 0 to 3.
+    size : tuple of two ints
+        (H, W).
     table : int64 tensor of shape (n_views, H * W)
         The pixel of the image, counted by rows, that each pixel of a view shows.
 
@@ -117,6 +140,10 @@ class Views:
         that is not square, a shift by a side or more, or two views that are the same.
     TypeError
         For something else than views, or than images when called.
+
+    See Also
+    --------
+    geometric_views : Lists the views of the GEO paper.
 
     Examples
     --------
@@ -133,7 +160,7 @@ class Views:
     True
     """
 
-    def __init__(self, views, size):
+    def __init__(self, views: Sequence[View], size: Sequence[int]):
         self.size = _checked_size(size)
         if not np.iterable(views):
             raise TypeError(f"views must be a list of skad.images.View; got {views!r}.")
@@ -151,13 +178,13 @@ class Views:
                 )
         self.table = torch.from_numpy(np.stack(tables))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.views)
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return Views, (self.views, self.size)  # the table is large, and quickly made
 
-    def subset(self, which):
+    def subset(self, which: ArrayLike) -> Views:
         """Give some of the views.
 
         Parameters
@@ -168,6 +195,7 @@ class Views:
         Returns
         -------
         views : Views
+            In the order of `which`.
         """
         which = np.asarray(which, dtype=np.intp)
         views = Views.__new__(Views)
@@ -175,17 +203,25 @@ class Views:
         views.table = self.table[torch.from_numpy(which)]
         return views
 
-    def __call__(self, images):
+    def __call__(self, images: Images) -> Images:
         """Give all views of each image.
 
         Parameters
         ----------
         images : array or tensor of shape (n, H, W) or (n, C, H, W)
+            Numbers of any kind.
 
         Returns
         -------
         views : array or tensor of shape (n, n_views, H, W) or (n, n_views, C, H, W)
             Of the kind, dtype and device of the images.
+
+        Raises
+        ------
+        TypeError
+            For what holds no numbers.
+        ValueError
+            For images of another size.
         """
         images, back = self._read(images, 1)
         flat, table = images.flatten(-2), self.table.to(images.device).flatten()
@@ -194,18 +230,27 @@ class Views:
         views = views.unflatten(-1, (len(self), *self.size)).movedim(-3, 1)
         return back(views)
 
-    def select(self, images, which):
+    def select(self, images: Images, which: ArrayLike | torch.Tensor) -> Images:
         """Give one view of each image.
 
         Parameters
         ----------
         images : array or tensor of shape (n, H, W) or (n, C, H, W)
-        which : integer array or tensor of shape (n,)
-            Which view of each.
+            Numbers of any kind.
+        which : int array or tensor of shape (n,)
+            Position in `views` of the view of each.
 
         Returns
         -------
-        views : array or tensor of the shape, kind, dtype and device of the images
+        views : array or tensor of the shape of the images
+            Of their kind, dtype and device.
+
+        Raises
+        ------
+        TypeError
+            For what holds no numbers.
+        ValueError
+            For images of another size, or without an integer for each of them.
         """
         images, back = self._read(images, 1)
         which = torch.as_tensor(which, device=images.device)
@@ -219,7 +264,7 @@ class Views:
         rows = rows.view(len(rows), *[1] * (flat.ndim - 2), -1).expand_as(flat)
         return back(flat.gather(-1, rows).view_as(images))
 
-    def adjoint(self, maps):
+    def adjoint(self, maps: Images) -> Images:
         """Bring maps of the views back: each pixel gets the sum of what shows it.
 
         The transpose of calling: ``(views(x) * y).sum() == (x * adjoint(y)).sum()``.
@@ -232,6 +277,14 @@ class Views:
         Returns
         -------
         images : array or tensor of shape (n, H, W) or (n, C, H, W)
+            Of the kind, dtype and device of the maps.
+
+        Raises
+        ------
+        TypeError
+            For numbers that are not floating-point.
+        ValueError
+            For maps of another size, or of another number of views.
         """
         maps, back = self._read(maps, 2)
         if not maps.is_floating_point():

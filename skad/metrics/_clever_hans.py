@@ -1,16 +1,27 @@
 """Is the detector right for the right reason? The Clever Hans score."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from skad._scores import normality
+from skad._typing import ArrayLike, Rows
 from skad.explanation import explain
 from skad.metrics._checks import _split_classes
 from skad.metrics._localization import cosine_similarity_score
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def clever_hans_score(y_true, outlier_score, mask, relevance):
+
+def clever_hans_score(
+    y_true: ArrayLike, outlier_score: ArrayLike, mask: ArrayLike, relevance: ArrayLike
+) -> float:
     """Measure by how much detection accuracy exceeds explanation accuracy.
 
     The ROC AUC of `outlier_score`, minus the mean cosine between mask and rectified
@@ -45,6 +56,7 @@ def clever_hans_score(y_true, outlier_score, mask, relevance):
     --------
     cosine_similarity_score : The explanation accuracy.
     clever_hans_report : The scores by detector and kind of anomaly.
+    mean_distance_agreement : What a Clever Hans of a KDE may come from.
 
     References
     ----------
@@ -70,7 +82,15 @@ def clever_hans_score(y_true, outlier_score, mask, relevance):
     return detection - cosine_similarity_score(mask[anomalous], relevance[anomalous])
 
 
-def clever_hans_report(detectors, X, y, *, mask, kind=None, top_k=3):
+def clever_hans_report(
+    detectors: Mapping[str, Any] | Sequence[tuple[str, Any]],
+    X: Rows,
+    y: ArrayLike,
+    *,
+    mask: ArrayLike,
+    kind: ArrayLike | None = None,
+    top_k: int = 3,
+) -> pd.DataFrame:
     """Tabulate detection and explanation by detector and kind of anomaly.
 
     Each detector scores the labelled rows once, and explains the anomalies that have a
@@ -121,6 +141,11 @@ def clever_hans_report(detectors, X, y, *, mask, kind=None, top_k=3):
     ValueError
         If two detectors have the same name or there is none, if the labels are 0/1 or
         of one class only, if lengths or shapes differ, or if a kind is called "all".
+
+    See Also
+    --------
+    clever_hans_score : One detector, from scores and relevance.
+    skad.plotting.CleverHansDisplay.from_report : Draws it.
 
     Examples
     --------

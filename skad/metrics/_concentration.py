@@ -1,19 +1,28 @@
 """How much of a KDE is distance to the mean: of its weights, scores and maps."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 from scipy.special import entr, softmax
 from scipy.stats import spearmanr
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.utils import Bunch
 
+from skad._typing import ArrayLike
 from skad.metrics._checks import _undefined
 from skad.metrics._localization import cosine_similarity_score
 from skad.relevance._mean_distance import MeanDistance
 
+if TYPE_CHECKING:
+    from skad.detectors import KDE
+
+
 _CHUNK_MIB = 16  # of distances; a few times that is in use
 
 
-def mean_distance_agreement(kde, X):
+def mean_distance_agreement(kde: KDE, X: ArrayLike) -> Bunch:
     r"""Measure how much of a KDE is distance to the mean of its training rows.
 
     A KDE becomes its wide limit ``KDE(bandwidth=numpy.inf)``, the mean :math:`\bar d(x)
@@ -36,6 +45,8 @@ def mean_distance_agreement(kde, X):
     Returns
     -------
     result : Bunch
+        With the attributes
+
         rank_correlation : float
             Spearman's correlation between outlier score and distance to the mean over
             the rows of `X`, in [-1, 1]. At 1 the two have the same ROC AUC for any

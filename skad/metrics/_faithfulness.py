@@ -1,12 +1,16 @@
 """Does removing the relevant features remove the anomaly? Needs no masks."""
 
+from __future__ import annotations
+
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy.integrate import trapezoid
 from sklearn.utils import Bunch, check_array, check_random_state
 
 from skad._scores import normality
+from skad._typing import ArrayLike, Seed
 from skad.explanation import explain
 from skad.metrics._checks import _check_nd, _heat_map, _undefined
 
@@ -15,15 +19,15 @@ _BLOCK = 2**22
 
 
 def pixel_flipping_curve(
-    estimator,
-    X,
-    relevance=None,
+    estimator: Any,
+    X: ArrayLike,
+    relevance: ArrayLike | None = None,
     *,
-    reference,
-    steps=None,
-    n_random=10,
-    random_state=0,
-):
+    reference: ArrayLike,
+    steps: int | None = None,
+    n_random: int = 10,
+    random_state: Seed = 0,
+) -> Bunch:
     r"""Track the outlier score while relevant features give way to normal values.
 
     After step k, the most relevant features of each row (of an image: pixels, all
@@ -47,8 +51,8 @@ def pixel_flipping_curve(
         Evidence for anomaly, shaped as `X`; for 4-D `X` also (n, H, W). The channels
         are summed. None: ``skad.explain(estimator, X)``.
     reference : array-like of shape (d,) or (n, d), or an image or n images
-        Normal values, such as the training mean or each row's nearest normal row.
-        (Black is no normal value for most data.)
+        Normal values, such as the training mean or each row's nearest normal row. Black
+        is no normal value for most data.
     steps : int, default=None
         Number of steps, as even as whole features allow. None: one for each feature,
         at most 20.
@@ -60,6 +64,8 @@ def pixel_flipping_curve(
     Returns
     -------
     result : Bunch
+        With the attributes
+
         fractions : float64 ndarray of shape (n_steps + 1,)
             Fraction of features replaced, from 0 to 1.
         curve : float64 ndarray of shape (n, n_steps + 1)
@@ -81,6 +87,10 @@ def pixel_flipping_curve(
     ValueError
         If shapes do not fit, values are NaN or infinite, or `steps` or `n_random` is
         out of range.
+
+    See Also
+    --------
+    cosine_similarity_score, pixel_roc_auc_score : With masks of what is abnormal.
 
     Examples
     --------
@@ -159,7 +169,7 @@ def _step_counts(n_features, steps):
         raise ValueError(
             f"steps must be an integer from 1 to the {n_features} features, got {steps!r}."
         )
-    return np.linspace(0, n_features, steps + 1).round().astype(int)
+    return np.linspace(0, n_features, steps + 1).round()
 
 
 def _places(heat, rng):

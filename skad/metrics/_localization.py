@@ -1,10 +1,15 @@
 """How well a relevance map finds the ground-truth mask of an anomaly."""
 
+from __future__ import annotations
+
+from typing import Literal
+
 import numpy as np
 from scipy import ndimage
 from scipy.integrate import trapezoid
 from scipy.stats import rankdata
 
+from skad._typing import ArrayLike, Floats, mean_micro_or_each, mean_or_each
 from skad.metrics._checks import (
     _check_average,
     _check_maps,
@@ -19,7 +24,10 @@ from skad.metrics._checks import (
 _EIGHT_CONNECTED = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])
 
 
-def cosine_similarity_score(mask, relevance, *, average="samples"):
+@mean_or_each
+def cosine_similarity_score(
+    mask: ArrayLike, relevance: ArrayLike, *, average: Literal["samples"] | None = "samples"
+) -> float | Floats:
     r"""Cosine between the mask and the rectified relevance.
 
     With :math:`r = \max(R, 0)` after the sum over channels,
@@ -46,7 +54,14 @@ def cosine_similarity_score(mask, relevance, *, average="samples"):
     Raises
     ------
     ValueError
-        If the shapes differ, or a value is NaN, infinite or (in the mask) negative.
+        If the shapes differ, a value is NaN, infinite or (in the mask) negative, or
+        `average` is none of these.
+
+    See Also
+    --------
+    clever_hans_score : Detection less this.
+    relevance_mass_score : The share of the relevance inside the mask.
+    pixel_roc_auc_score, aupro_score : By the order of the relevance alone.
 
     Examples
     --------
@@ -64,7 +79,13 @@ def cosine_similarity_score(mask, relevance, *, average="samples"):
     return _reduce(score, average)
 
 
-def pixel_roc_auc_score(mask, relevance, *, average="samples"):
+@mean_micro_or_each
+def pixel_roc_auc_score(
+    mask: ArrayLike,
+    relevance: ArrayLike,
+    *,
+    average: Literal["samples", "micro"] | None = "samples",
+) -> float | Floats:
     """Area under the ROC curve of the pixels, ranked by relevance.
 
     The probability that a masked pixel has more relevance than a mask-free one, ties
@@ -73,8 +94,11 @@ def pixel_roc_auc_score(mask, relevance, *, average="samples"):
 
     Parameters
     ----------
-    mask, relevance
-        As in :func:`cosine_similarity_score`, but the mask must be boolean or 0/1.
+    mask : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Ground truth, boolean or 0/1. The channels of a 4-D mask are merged by their
+        maximum.
+    relevance : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Evidence for anomaly. The channels are summed.
     average : {"samples", "micro"} or None, default="samples"
         "samples": the mean of the rows' areas, over the rows that have both masked and
         mask-free pixels. "micro": one curve for the pixels of all rows together, normal
@@ -89,7 +113,13 @@ def pixel_roc_auc_score(mask, relevance, *, average="samples"):
     Raises
     ------
     ValueError
-        If the shapes differ, a value is NaN or infinite, or the mask is not binary.
+        If the shapes differ, a value is NaN or infinite, the mask is not binary, or
+        `average` is none of these.
+
+    See Also
+    --------
+    aupro_score : Every region weighs the same, whatever its size.
+    relevance_rank_score : The most relevant pixels alone.
 
     Examples
     --------
@@ -107,7 +137,7 @@ def pixel_roc_auc_score(mask, relevance, *, average="samples"):
     return _reduce(_row_auc(mask, relevance), average)
 
 
-def aupro_score(mask, relevance, *, max_fpr=0.3):
+def aupro_score(mask: ArrayLike, relevance: ArrayLike, *, max_fpr: float = 0.3) -> float:
     """Area under the per-region-overlap curve, up to a false positive rate.
 
     At a threshold ``t``, the overlap PRO is the mean over regions of the fraction of
@@ -139,6 +169,10 @@ def aupro_score(mask, relevance, *, max_fpr=0.3):
         If the input is not a stack of images, the shapes differ, a value is NaN or
         infinite, the mask is not binary, or `max_fpr` is not in (0, 1].
 
+    See Also
+    --------
+    pixel_roc_auc_score : Every pixel weighs the same.
+
     Examples
     --------
     >>> from skad.metrics import aupro_score
@@ -162,7 +196,10 @@ def aupro_score(mask, relevance, *, max_fpr=0.3):
     return _area_up_to(fpr, overlap, max_fpr) / max_fpr
 
 
-def relevance_mass_score(mask, relevance, *, average="samples"):
+@mean_or_each
+def relevance_mass_score(
+    mask: ArrayLike, relevance: ArrayLike, *, average: Literal["samples"] | None = "samples"
+) -> float | Floats:
     """Fraction of the positive relevance that lies inside the mask.
 
     With ``r = max(R, 0)`` after the sum over channels, ``sum(r * mask) / sum(r)``. In
@@ -171,18 +208,30 @@ def relevance_mass_score(mask, relevance, *, average="samples"):
 
     Parameters
     ----------
-    mask, relevance, average
-        As in :func:`cosine_similarity_score`, but the mask must be boolean or 0/1.
+    mask : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Ground truth, boolean or 0/1. The channels of a 4-D mask are merged by their
+        maximum.
+    relevance : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Evidence for anomaly. The channels are summed.
+    average : {"samples"} or None, default="samples"
+        The mean over the rows with a non-empty mask, or None for every row's score.
 
     Returns
     -------
-    score : float or float64 ndarray of shape (n,)
-        As in :func:`cosine_similarity_score`.
+    score : float, or float64 ndarray of shape (n,) if ``average=None``
+        NaN for a row with an empty mask, and (with an ``UndefinedMetricWarning``) for
+        the mean over no rows.
 
     Raises
     ------
     ValueError
-        If the shapes differ, a value is NaN or infinite, or the mask is not binary.
+        If the shapes differ, a value is NaN or infinite, the mask is not binary, or
+        `average` is none of these.
+
+    See Also
+    --------
+    cosine_similarity_score : Also asks that the whole mask is covered.
+    relevance_rank_score : By the order of the relevance alone.
 
     Examples
     --------
@@ -198,7 +247,10 @@ def relevance_mass_score(mask, relevance, *, average="samples"):
     return _reduce(np.where(mask.any(axis=1), score, np.nan), average)
 
 
-def relevance_rank_score(mask, relevance, *, average="samples"):
+@mean_or_each
+def relevance_rank_score(
+    mask: ArrayLike, relevance: ArrayLike, *, average: Literal["samples"] | None = "samples"
+) -> float | Floats:
     """Fraction of the K most relevant pixels that lie inside the mask of K pixels.
 
     Ties at the K-th place are broken by expectation over random orders, so the score
@@ -207,18 +259,30 @@ def relevance_rank_score(mask, relevance, *, average="samples"):
 
     Parameters
     ----------
-    mask, relevance, average
-        As in :func:`cosine_similarity_score`, but the mask must be boolean or 0/1.
+    mask : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Ground truth, boolean or 0/1. The channels of a 4-D mask are merged by their
+        maximum.
+    relevance : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Evidence for anomaly. The channels are summed.
+    average : {"samples"} or None, default="samples"
+        The mean over the rows with a non-empty mask, or None for every row's score.
 
     Returns
     -------
-    score : float or float64 ndarray of shape (n,)
-        As in :func:`cosine_similarity_score`.
+    score : float, or float64 ndarray of shape (n,) if ``average=None``
+        NaN for a row with an empty mask, and (with an ``UndefinedMetricWarning``) for
+        the mean over no rows.
 
     Raises
     ------
     ValueError
-        If the shapes differ, a value is NaN or infinite, or the mask is not binary.
+        If the shapes differ, a value is NaN or infinite, the mask is not binary, or
+        `average` is none of these.
+
+    See Also
+    --------
+    relevance_mass_score : By the amount of relevance.
+    pointing_game_score : The most relevant pixel alone.
 
     Examples
     --------
@@ -236,7 +300,10 @@ def relevance_rank_score(mask, relevance, *, average="samples"):
     return _reduce(np.where(k > 0, hits / np.maximum(k, 1), np.nan), average)
 
 
-def pointing_game_score(mask, relevance, *, average="samples"):
+@mean_or_each
+def pointing_game_score(
+    mask: ArrayLike, relevance: ArrayLike, *, average: Literal["samples"] | None = "samples"
+) -> float | Floats:
     """Whether the most relevant pixel lies inside the mask.
 
     Of several equal maxima, the fraction that lies inside. In [0, 1], higher is better;
@@ -244,18 +311,29 @@ def pointing_game_score(mask, relevance, *, average="samples"):
 
     Parameters
     ----------
-    mask, relevance, average
-        As in :func:`cosine_similarity_score`, but the mask must be boolean or 0/1.
+    mask : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Ground truth, boolean or 0/1. The channels of a 4-D mask are merged by their
+        maximum.
+    relevance : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+        Evidence for anomaly. The channels are summed.
+    average : {"samples"} or None, default="samples"
+        The mean over the rows with a non-empty mask, or None for every row's score.
 
     Returns
     -------
-    score : float or float64 ndarray of shape (n,)
-        As in :func:`cosine_similarity_score`.
+    score : float, or float64 ndarray of shape (n,) if ``average=None``
+        NaN for a row with an empty mask, and (with an ``UndefinedMetricWarning``) for
+        the mean over no rows.
 
     Raises
     ------
     ValueError
-        If the shapes differ, a value is NaN or infinite, or the mask is not binary.
+        If the shapes differ, a value is NaN or infinite, the mask is not binary, or
+        `average` is none of these.
+
+    See Also
+    --------
+    relevance_rank_score : As many pixels as the mask has.
 
     Examples
     --------
@@ -285,7 +363,7 @@ def _overlap_curve(mask, relevance):
 
 def _area_up_to(x, y, limit):
     """Area under the polyline (x, y), x ascending from 0, up to ``limit``."""
-    end = np.searchsorted(x, limit, side="right")
+    end = np.searchsorted(x, limit)
     at_limit = np.interp(limit, x[end - 1 : end + 1], y[end - 1 : end + 1])
     return float(trapezoid(np.append(y[:end], at_limit), np.append(x[:end], limit)))
 

@@ -1,6 +1,10 @@
 """A scorer that sees explanations, for searches and cross-validation."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from numbers import Real
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -10,6 +14,7 @@ from sklearn.utils.metadata_routing import UNUSED
 
 from skad._scores import normality
 from skad._sklearn import _num_samples, _safe_indexing
+from skad._typing import AnyRows, ArrayLike
 from skad.explanation import explain
 from skad.metrics._checks import _check_labels
 from skad.metrics._localization import (
@@ -46,10 +51,15 @@ class ExplanationAwareScorer(BaseEstimator):
     ----------
     explanation : str or callable, default="cosine"
         "cosine", "pixel_roc_auc", "pointing_game", "relevance_mass" or "relevance_rank":
-        the metrics of :mod:`skad.metrics`; or a function ``(mask, relevance) -> float``.
+        the metrics of ``skad.metrics``; or a function ``(mask, relevance) -> float``.
     weight : float in [0, 1], default=0.5
         Share of the explanation in the score. 0 is the ROC AUC alone, and needs no mask;
         1 is the explanation alone, and needs no `y`.
+
+    See Also
+    --------
+    skad.InlierTraining : Keeps anomalies out of the training folds.
+    clever_hans_score : The difference of the two, for one detector.
 
     Notes
     -----
@@ -77,11 +87,20 @@ class ExplanationAwareScorer(BaseEstimator):
 
     __metadata_request__score = {"mask": True, "estimator": UNUSED}
 
-    def __init__(self, explanation="cosine", weight=0.5):
+    def __init__(
+        self, explanation: str | Callable[..., Any] = "cosine", weight: float = 0.5
+    ):
         self.explanation = explanation
         self.weight = weight
 
-    def score(self, estimator, X, y=None, *, mask=None):
+    def score(
+        self,
+        estimator: Any,
+        X: AnyRows,
+        y: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+    ) -> float:
         """Score a fitted detector.
 
         Parameters
@@ -89,19 +108,25 @@ class ExplanationAwareScorer(BaseEstimator):
         estimator : object
             Fitted detector, Pipeline or search.
         X : array-like of shape (n, d) or (n, ...)
-        y : array-like of shape (n,)
-            +1 normal, -1 anomaly, 0 unlabelled (left out).
-        mask : array-like of the shape of X
-            Where the anomaly is, not zero; all zero in rows without a mask.
+            Test rows.
+        y : array-like of shape (n,), default=None
+            +1 normal, -1 anomaly, 0 unlabelled (left out). Needed unless `weight` is 1.
+        mask : array-like of the shape of X, default=None
+            Where the anomaly is, not zero; all zero in rows without a mask. Needed unless
+            `weight` is 0.
 
         Returns
         -------
         score : float
+            Higher is better; with skad's metrics at most 1.
 
         Raises
         ------
+        TypeError
+            When the estimator does not score, or can't be explained.
         ValueError
-            When no mask was given, none has a non-zero entry, or a parameter is bad.
+            When labels or masks are needed and missing, labels are 0/1 or of one class, no
+            mask has a non-zero entry, shapes do not agree, or a parameter is bad.
         """
         metric = self._check()
         score = 0.0
@@ -130,6 +155,12 @@ class ExplanationAwareScorer(BaseEstimator):
             raise ValueError("Detection is scored against labels: give y (+1, -1).")
         y = _check_labels(y)
         known = np.flatnonzero(y)
+        if len(classes := np.unique(y[known])) < 2:
+            raise ValueError(
+                "Detection is the ROC AUC of normal rows against anomalies; this fold has "
+                f"rows labelled {classes.tolist()} only. Use stratified folds, fewer folds or "
+                "more anomalies."
+            )
         return roc_auc_score(y[known], normality(estimator, _safe_indexing(X, known)))
 
     def _explanation(self, estimator, X, mask, metric):

@@ -43,7 +43,9 @@ class Augmentation:
     brightness: float = 0.0
     noise: float = 0.0
 
-    def __call__(self, X, mask=None):
+    def __call__(
+        self, X: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Change a batch.
 
         Parameters

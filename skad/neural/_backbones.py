@@ -1,5 +1,7 @@
 """Pretrained networks, by the names that torchvision gives their weights."""
 
+from __future__ import annotations
+
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 from torch.hub import download_url_to_file
 
+from skad._typing import FilePath, Preprocessing, Weights
 from skad.neural._scaling import FeatureNet, Scaling
 from skad.neural._weights import load_weights, read_tensors
 
@@ -51,7 +54,9 @@ _SQUEEZENET = (
 _RESNET_WIDTHS = (64, 128, 256, 512)
 
 
-def load_backbone(name, weights, *, preprocessing="imagenet"):
+def load_backbone(
+    name: str, weights: Weights, *, preprocessing: Preprocessing = "imagenet"
+) -> FeatureNet:
     """Make a pretrained network whose features are averaged over the image.
 
     The features are those of the last convolution, behind its ReLU: 512 of them. It takes
@@ -118,7 +123,7 @@ def load_backbone(name, weights, *, preprocessing="imagenet"):
     return FeatureNet(layers, scaling, input_range=(0.0, 1.0)).eval().requires_grad_(False)
 
 
-def download_weights(name, data_home=None):
+def download_weights(name: str, data_home: FilePath | None = None) -> Path:
     """Download the weights of a backbone that torchvision publishes, unless they are there.
 
     Nothing else in skad downloads weights. They were trained on ImageNet, with

@@ -1,8 +1,11 @@
 """A centre that a network's output is compared with, from the untrained network."""
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 
+from skad._typing import Floats
 from skad.neural._network_relevance import NetworkRelevance
 from skad.neural._one_class_networks import make_network, n_outputs_of
 from skad.neural._rows import parts
@@ -20,7 +23,7 @@ class DistanceToCentre(NetworkRelevance):
     """
 
     @property
-    def center_(self):
+    def center_(self) -> Floats:
         """The centre c, ndarray of shape (n_outputs,)."""
         return self.net_.module_.centre.cpu().numpy()
 

@@ -4,6 +4,7 @@ import logging
 import warnings
 from math import nan
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class CubeTraining(InvertibleDetector):
     early_stopping = False  # the loss is no measure of the fit
 
     @property
-    def diagnostics_(self):
+    def diagnostics_(self) -> dict[str, Any]:
         """How well each network was fitted: arrays of shape (n_members,), by name."""
         if not hasattr(self, "_health"):
             raise AttributeError(

@@ -1,9 +1,12 @@
 """Detectors that train a network: skorch inside, scikit-learn outside."""
 
+from __future__ import annotations
+
 import copy
 import warnings
 from abc import abstractmethod
 from numbers import Integral, Real
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,6 +22,11 @@ from skad._sklearn import (
     _fit_context,
     fit_task,
     with_callbacks,
+)
+from skad._typing import (
+    ArrayLike,
+    FilePath,
+    Rows,
 )
 from skad.base import BaseDetector, all_or_nothing, cross_fitted_scores
 from skad.neural._blocks import as_tensor, block_rows, in_blocks
@@ -73,6 +81,10 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
     Module and criterion must be classes of a module, not of a function, to be pickled.
     Dense layers inside the network should have a multiple of 4 inputs for scores to be the
     same to the bit in any batch; otherwise they are the same up to rounding.
+
+    See Also
+    --------
+    skad.AutoEncoder : One of them.
 
     Notes
     -----
@@ -151,6 +163,8 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
     array([ 1, -1])
     """
 
+    net_: OneClassNet
+
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
         "lr": [Interval(Real, 0, None, closed="neither")],
@@ -170,7 +184,7 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
     _dtype = (np.float64, np.float32)
 
     @with_callbacks
-    def fit(self, X, y=None):
+    def fit(self, X: Rows, y: ArrayLike | None = None) -> Self:
         """Train the network, and set the threshold.
 
         An interrupt (Ctrl-C) ends the training, not the fit: the detector is then fitted
@@ -187,9 +201,12 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         Returns
         -------
         self : object
+            The detector itself, fitted.
 
         Raises
         ------
+        TypeError
+            For sparse `X`, or callbacks that are none of skorch's.
         ValueError
             For a bad parameter, NaN or infinite entries, fewer than two rows, images
             that do not have the shape `image_shape`, or a training that diverges. A
@@ -203,7 +220,7 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Rows, y: ArrayLike | None = None) -> Self:
         """Train one more epoch, on these rows; the first call starts the network.
 
         The rows of the first call settle what the rows are scaled by; the threshold is
@@ -212,11 +229,19 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows of this epoch.
         y : array-like of shape (n,), default=None
+            Labels, as for `fit`.
 
         Returns
         -------
         self : object
+            The detector itself.
+
+        Raises
+        ------
+        ValueError
+            As `fit`, and for rows of another shape than those of the first call.
         """
         with all_or_nothing(self):
             started = hasattr(self, "net_")
@@ -226,7 +251,7 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         return self
 
     @property
-    def history_(self):
+    def history_(self) -> dict[str, list[float]]:
         """Learning curve: mean losses by epoch, dict of str to list of float."""
         if not hasattr(self, "net_"):
             raise AttributeError(f"This {type(self).__name__} has no history_: not fitted.")
@@ -236,7 +261,7 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         }
         return {key: curve for key, curve in curves.items() if curve}
 
-    def save_weights(self, path):
+    def save_weights(self, path: FilePath) -> None:
         """Save what was learned as tensors and plain values: nothing to unpickle.
 
         Parameters
@@ -244,12 +269,21 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         path : str or path
             A name that ends in ``.safetensors`` needs the package safetensors; other
             names get torch's format.
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            Before `fit`.
+        FileNotFoundError
+            If there is no such folder.
+        ImportError
+            If safetensors is needed and missing.
         """
         check_is_fitted(self)
         state = {name: getattr(self, name) for name in self._learned if hasattr(self, name)}
         write_weights(path, self.net_.module_.state_dict(), state)
 
-    def load_weights(self, path):
+    def load_weights(self, path: FilePath) -> Self:
         """Become the fitted detector that `save_weights` saved.
 
         Parameters
@@ -260,9 +294,14 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         Returns
         -------
         self : object
+            The detector itself, fitted.
 
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
+        ImportError
+            If safetensors is needed and missing.
         ValueError
             If the file is broken, or holds the weights of another network. The detector
             is then as it was before.
@@ -292,7 +331,7 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
     # What subclasses write.
 
     # Attributes beside the network that make a fitted detector, for files of weights.
-    _learned = (
+    _learned: tuple[str, ...] = (
         *("n_features_in_", "feature_names_in_", "image_shape_", "offset_"),
         "_start_loss",
     )

@@ -1,5 +1,7 @@
 """Features learned by telling labelled rows of another kind apart."""
 
+from __future__ import annotations
+
 import copy
 from math import prod
 from numbers import Integral, Real
@@ -10,6 +12,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from torch import nn
 
+from skad._typing import ArrayLike, Auto, Device, ImageShape, Network, Seed
 from skad.base import as_rows, same_image
 from skad.neural._blocks import block_rows, in_blocks
 from skad.neural._callbacks import EpochBar
@@ -45,18 +48,18 @@ def _dense_layers(n_features):
 
 
 def fit_features(
-    X,
-    y,
+    X: ArrayLike,
+    y: ArrayLike,
     *,
-    network="auto",
-    image_shape=None,
-    max_epochs=10,
-    lr=1e-3,
-    batch_size=64,
-    device="auto",
-    random_state=None,
-    verbose=0,
-):
+    network: Network | Auto = "auto",
+    image_shape: ImageShape = None,
+    max_epochs: int = 10,
+    lr: float = 1e-3,
+    batch_size: int = 64,
+    device: Device = "auto",
+    random_state: Seed = None,
+    verbose: int = 0,
+) -> FeatureNet:
     """Train a classifier on an auxiliary labelled set, and give its features.
 
     The Clever Hans paper [1]_ trains on letters what then looks at digits. The classifier

@@ -1,6 +1,7 @@
 """Invertible networks: several at once, of affine coupling blocks and rotations."""
 
 from math import ceil
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,7 +67,15 @@ class InvertibleNet(nn.Module):
     True
     """
 
-    def __init__(self, n_features, *, n_blocks=8, hidden=64, n_members=1, clamp=2.0):
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        n_blocks: int = 8,
+        hidden: int = 64,
+        n_members: int = 1,
+        clamp: float = 2.0,
+    ):
         super().__init__()
         self.n_blocks = n_blocks
         self.n_kept = ceil(n_features / 2)
@@ -94,11 +103,11 @@ class InvertibleNet(nn.Module):
         return self
 
     @property
-    def n_members(self):
+    def n_members(self) -> int:
         """Number of networks."""
         return len(self.scale)
 
-    def forward(self, x, *, log_det=False):
+    def forward(self, x: torch.Tensor, *, log_det: bool = False) -> Any:
         """Map rows to z.
 
         Parameters
@@ -136,7 +145,7 @@ class InvertibleNet(nn.Module):
         moved = sum(stretch.sum(dim=2) for stretch in stretches)
         return z * scale, (total[:, None] + moved).expand(z.shape[:2])
 
-    def inverse(self, z):
+    def inverse(self, z: torch.Tensor) -> torch.Tensor:
         """Map z back to rows.
 
         Parameters

@@ -1,5 +1,7 @@
 """What the detectors that train invertible networks have in common."""
 
+from __future__ import annotations
+
 from math import ceil
 from numbers import Integral, Real
 
@@ -8,6 +10,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from skad._sklearn import Interval, StrOptions, check_parameters
+from skad._typing import AnyArray, Floats, Rows
 from skad.base import calibration_rows
 from skad.neural._blocks import block_rows
 from skad.neural._invertible import InvertibleNet
@@ -34,6 +37,8 @@ class InvertibleDetector(ScaledRows):
     - ``_member_scores(batch)``: outlier scores by each network, a tensor (n_members, n);
     - ``_pool(scores)``: one score of them, a tensor (n,).
     """
+
+    references_: AnyArray
 
     _parameter_constraints = {
         "n_blocks": [Interval(Integral, 1, None, closed="left")],
@@ -144,7 +149,7 @@ class InvertibleDetector(ScaledRows):
         # Of rows so far off, or networks so badly fitted, that their z overflows.
         return self._member_scores(batch).nan_to_num(nan=_FAR, posinf=_FAR).clamp(max=_FAR)
 
-    def member_scores(self, X):
+    def member_scores(self, X: Rows) -> Floats:
         """Score rows by each network alone.
 
         Parameters

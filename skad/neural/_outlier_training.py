@@ -1,13 +1,16 @@
 """Training on anomalies: labelled rows, a corpus of outliers, or synthetic ones."""
 
 import logging
+from collections.abc import Callable
 from numbers import Real
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from sklearn.utils import check_array
 
 from skad._sklearn import Interval, StrOptions
+from skad._typing import ArrayLike
 from skad.base import as_rows, read_labels, same_image
 from skad.images import Confetti
 from skad.neural._outliers import (
@@ -19,11 +22,15 @@ from skad.neural._outliers import (
 from skad.neural._rows import extremes, joined
 from skad.neural._scaling import ScaledRows
 
-__all__ = ["OutlierTraining"]
+__all__ = ["Augment", "OutlierTraining", "Outliers"]
 
 _LOG = logging.getLogger("skad")
 _UNLIKE = 50  # times the values of X that no image of the same units has
 _SYNTHETIC = {"confetti", "uniform"}
+
+Synthetic: TypeAlias = Literal["auto", "confetti", "uniform"]
+Outliers: TypeAlias = "Synthetic | Confetti | ArrayLike | Callable[..., Any] | None"
+Augment: TypeAlias = Callable[..., Any] | None
 
 
 class OutlierTraining(ScaledRows):
@@ -42,6 +49,7 @@ class OutlierTraining(ScaledRows):
         "outlier_share": [Interval(Real, 0, 1, closed="neither")],
         "augment": [callable, None],
     }
+    outliers_: tuple[str, ...]
     _learned_here = (*ScaledRows._own_units, "outliers_")
     _needs_anomalies = True
     _with_masks = False

@@ -1,6 +1,9 @@
 """Rows that are not in memory: memory maps, data sets of torch, images in files."""
 
+from __future__ import annotations
+
 from math import prod
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset, IterableDataset
 
+from skad._typing import ArrayLike, Floats, Ints, Rows
 from skad.base import as_rows
 from skad.datasets import LazyImages
 
@@ -22,6 +26,15 @@ class ReadsByPart:
     `X` may be a memory-mapped array, a data set of torch, or
     :class:`~skad.datasets.LazyImages`; the private methods then see :class:`LazyRows`.
     """
+
+    if TYPE_CHECKING:  # more rows than the base class takes
+
+        def fit(self, X: Rows, y: ArrayLike | None = None) -> Self: ...
+        def score_samples(self, X: Rows) -> Floats: ...
+        def decision_function(self, X: Rows) -> Floats: ...
+        def predict(self, X: Rows) -> Ints: ...
+        def explain(self, X: Rows) -> Floats: ...
+        def unattributed(self, X: Rows) -> Floats: ...
 
     def _flattened(self, X):
         return lazy_rows(X, self._dtype) or super()._flattened(X)

@@ -1,7 +1,9 @@
 """Networks that have the scaling of their input as a first step."""
 
 import copy
+from collections.abc import Callable, Sequence
 from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,7 +61,13 @@ class Scaling(nn.Module):
 
     pointwise = True  # for the arithmetic of receptive fields
 
-    def __init__(self, mean=0.0, std=1.0, *, channels=None):
+    def __init__(
+        self,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        *,
+        channels: Literal["rgb", "bgr"] | None = None,
+    ):
         super().__init__()
         self.channels = channels
         self.register_buffer("mean", _per_channel(mean))
@@ -67,7 +75,7 @@ class Scaling(nn.Module):
         if not (self.std > 0).all():
             raise ValueError(f"std must be positive, got {std}.")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Scale rows.
 
         Parameters
@@ -89,7 +97,7 @@ class Scaling(nn.Module):
         order = self._order(x)
         return ((x if order is None else x[:, order]) - self.mean) / self.std
 
-    def pull_back(self, relevance, x):
+    def pull_back(self, relevance: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Give relevance of scaled rows back to the channels that they were made of.
 
         Parameters
@@ -160,14 +168,20 @@ class FeatureNet(nn.Module):
     torch.Size([4, 3])
     """
 
-    def __init__(self, layers, scaling=None, *, input_range=None):
+    def __init__(
+        self,
+        layers: nn.Module,
+        scaling: Scaling | None = None,
+        *,
+        input_range: tuple[float, float] | None = None,
+    ):
         super().__init__()
         self.scaling = Scaling() if scaling is None else scaling
         self.layers = layers
         self.input_range = input_range
         self.validation_accuracy = None
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         # torch pickles addresses. As arrays, equal networks have equal pickles, which
         # joblib.hash relies on, and those of a GPU can be read anywhere.
         parameters = dict(self.named_parameters(remove_duplicate=False))
@@ -180,7 +194,7 @@ class FeatureNet(nn.Module):
         strides = {k: t.stride() for k, t in parameters.items() if t.ndim == 4}
         return _restored, (type(self), state, *arrays, trained, strides)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Give the features.
 
         Parameters
@@ -206,7 +220,14 @@ class FeatureNet(nn.Module):
             )
         return output.reshape(len(x), -1)
 
-    def explainer(self, *, low=None, high=None, reference=None, **rules):
+    def explainer(
+        self,
+        *,
+        low: torch.Tensor | None = None,
+        high: torch.Tensor | None = None,
+        reference: torch.Tensor | None = None,
+        **rules: Any,
+    ) -> Callable[..., torch.Tensor]:
         """Give what propagates relevance from the features to the input.
 
         Parameters

@@ -1,5 +1,7 @@
 """Relevance of a score of views: by pixel, by two ways, and by view."""
 
+from __future__ import annotations
+
 from functools import partial
 from numbers import Integral, Real
 
@@ -7,6 +9,7 @@ import numpy as np
 import torch
 
 from skad._sklearn import Interval, StrOptions, check_parameters
+from skad._typing import Floats, Rows
 from skad.relevance._class_activation import activation_relevance
 from skad.relevance._path import ByAutograd, expected_gradients, mean_gradient
 from skad.relevance._receptive_field import ReceptiveField
@@ -31,7 +34,7 @@ class ViewRelevance:
         "sigma": [Interval(Real, 0, None, closed="neither"), None],
     }
 
-    def explain_views(self, X):
+    def explain_views(self, X: Rows) -> Floats:
         """Attribute the outlier score of each row to the views of it.
 
         Parameters
@@ -55,7 +58,7 @@ class ViewRelevance:
         return (scores - self._reference_view_scores()) / scores.shape[1]
 
     @property
-    def reference_score_(self):
+    def reference_score_(self) -> float:
         """The outlier score that relevance starts from."""
         if not hasattr(self, "net_"):
             raise AttributeError("This detector has no reference_score_: not fitted.")

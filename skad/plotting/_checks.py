@@ -9,6 +9,7 @@ from skad.plotting._common import short
 
 
 def dense(X):
+    """Give X as an array; raise ValueError for fewer than two axes, or no entry."""
     X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
     if X.ndim < 2 or 0 in X.shape:
         raise ValueError(
@@ -19,6 +20,7 @@ def dense(X):
 
 
 def check_count(X, max_rows):
+    """Raise ValueError unless there are rows, and no more than may be shown."""
     n = X.shape[0] if hasattr(X, "shape") else len(X)
     if n == 0:
         raise ValueError("X has no rows to show.")
@@ -62,6 +64,7 @@ def row_titles(n, scores, labels):
 
 
 def finite(array, name):
+    """Give an array as float64; raise ValueError for NaN or infinite values."""
     array = np.asarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has NaN or infinite values.")
@@ -86,6 +89,7 @@ def heat_maps(array, name, X, shape, any_length=False):
 
 
 def table(array, name, X):
+    """Give finite numbers in the shape of X; raise ValueError for another shape."""
     array = finite(array, name)
     if array.shape != X.shape:
         raise ValueError(f"{name} has shape {array.shape}, but X has shape {X.shape}.")

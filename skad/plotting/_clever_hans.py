@@ -1,8 +1,18 @@
 """The Clever Hans plane: how well detectors detect, and how well they explain."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
+
 import numpy as np
 
 from skad.plotting._common import COLORS, import_pyplot
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 
 __all__ = ["CleverHansDisplay"]
 
@@ -19,6 +29,8 @@ _MARKERS = {
     "<": 9,
     ">": 9,
 }
+
+Values: TypeAlias = "Mapping[str, float] | ArrayLike"
 
 
 class CleverHansDisplay:
@@ -54,7 +66,9 @@ class CleverHansDisplay:
 
     See Also
     --------
-    skad.metrics.clever_hans_report : The numbers.
+    skad.metrics.clever_hans_report : The numbers, of your detectors on one data set.
+    skad.benchmark.benchmark : The numbers, on several.
+    ExplanationDisplay : The rows one by one.
 
     Examples
     --------
@@ -68,14 +82,35 @@ class CleverHansDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, detection, explanation, *, names=None, baseline=None):
+    ax_: Axes
+    figure_: Figure | SubFigure
+    points_: dict[str, Line2D]
+    diagonals_: list[Line2D]
+    baseline_: Line2D | None
+    legend_: Legend
+
+    def __init__(
+        self,
+        detection: Values,
+        explanation: Values,
+        *,
+        names: Sequence[str] | None = None,
+        baseline: float | None = None,
+    ):
         self.detection = detection
         self.explanation = explanation
         self.names = names
         self.baseline = baseline
 
     @classmethod
-    def from_report(cls, report, *, kind="all", ax=None, figsize=(6.4, 4.2)):
+    def from_report(
+        cls,
+        report: pd.DataFrame,
+        *,
+        kind: str = "all",
+        ax: Axes | None = None,
+        figsize: tuple[float, float] = (6.4, 4.2),
+    ) -> Self:
         """Plot one kind of anomaly of a report.
 
         Parameters
@@ -84,7 +119,9 @@ class CleverHansDisplay:
             Of :func:`skad.metrics.clever_hans_report`.
         kind : str, default="all"
             The kind of anomaly.
-        ax, figsize
+        ax : Axes, default=None
+            As in `plot`.
+        figsize : tuple of two float, default=(6.4, 4.2)
             As in `plot`.
 
         Returns
@@ -112,7 +149,14 @@ class CleverHansDisplay:
         )
 
     @classmethod
-    def from_benchmark(cls, frame, *, dataset=None, ax=None, figsize=(6.4, 4.2)):
+    def from_benchmark(
+        cls,
+        frame: pd.DataFrame,
+        *,
+        dataset: str | None = None,
+        ax: Axes | None = None,
+        figsize: tuple[float, float] = (6.4, 4.2),
+    ) -> Self:
         """Plot the detectors of a benchmark, each by its mean.
 
         Seeds are averaged first, then datasets. Runs without an explanation, for want of
@@ -124,7 +168,9 @@ class CleverHansDisplay:
             Of :func:`skad.benchmark.benchmark`.
         dataset : str, default=None
             One dataset. None: the mean over those with masks.
-        ax, figsize
+        ax : Axes, default=None
+            As in `plot`.
+        figsize : tuple of two float, default=(6.4, 4.2)
             As in `plot`.
 
         Returns
@@ -160,21 +206,27 @@ class CleverHansDisplay:
     @classmethod
     def from_predictions(
         cls,
-        detection,
-        explanation,
+        detection: Values,
+        explanation: Values,
         *,
-        names=None,
-        baseline=None,
-        ax=None,
-        figsize=(6.4, 4.2),
-    ):
+        names: Sequence[str] | None = None,
+        baseline: float | None = None,
+        ax: Axes | None = None,
+        figsize: tuple[float, float] = (6.4, 4.2),
+    ) -> Self:
         """Plot accuracies that are already there.
 
         Parameters
         ----------
-        detection, explanation, names, baseline
+        detection, explanation : dict of str to float, or array-like of shape (m,)
             As in the class.
-        ax, figsize
+        names : sequence of m str, default=None
+            As in the class.
+        baseline : float, default=None
+            As in the class.
+        ax : Axes, default=None
+            As in `plot`.
+        figsize : tuple of two float, default=(6.4, 4.2)
             As in `plot`.
 
         Returns
@@ -191,7 +243,9 @@ class CleverHansDisplay:
         display = cls(detection, explanation, names=names, baseline=baseline)
         return display.plot(ax=ax, figsize=figsize)
 
-    def plot(self, *, ax=None, figsize=(6.4, 4.2)):
+    def plot(
+        self, *, ax: Axes | None = None, figsize: tuple[float, float] = (6.4, 4.2)
+    ) -> Self:
         """Draw the detectors.
 
         Parameters
@@ -204,6 +258,7 @@ class CleverHansDisplay:
         Returns
         -------
         self : CleverHansDisplay
+            With the attributes of the class.
 
         Raises
         ------

@@ -1,10 +1,15 @@
 """Value and normal value: what would have to change for a row to be normal."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from numbers import Integral
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from skad._scores import normality
+from skad._typing import ArrayLike, ImageShape
 from skad.plotting._checks import (
     check_count,
     dense,
@@ -23,6 +28,13 @@ from skad.plotting._draw import (
     maps_size,
     pictures,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.text import Annotation
+
+    from skad.detectors import IOCN
+
 
 __all__ = ["CounterfactualDisplay"]
 
@@ -80,16 +92,20 @@ class CounterfactualDisplay:
     >>> plt.close(display.figure_)
     """
 
+    figure_: Figure | SubFigure
+    axes_: AnyArray
+    arrows_: list[list[Annotation]]
+
     def __init__(
         self,
-        inputs,
-        normal,
+        inputs: ArrayLike,
+        normal: ArrayLike,
         *,
-        scale=None,
-        scores=None,
-        labels=None,
-        feature_names=None,
-        image_shape=None,
+        scale: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        image_shape: ImageShape = None,
     ):
         self.inputs = inputs
         self.normal = normal
@@ -101,8 +117,15 @@ class CounterfactualDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, labels=None, feature_names=None, max_rows=20, **plot_options
-    ):
+        cls,
+        estimator: IOCN,
+        X: ArrayLike,
+        *,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        max_rows: int = 20,
+        **plot_options: Any,
+    ) -> Self:
         """Find normal rows by a fitted IOCN, and plot them.
 
         Changes are measured by the standard deviations of its `references_`.
@@ -113,7 +136,9 @@ class CounterfactualDisplay:
             Fitted.
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
             The rows to show.
-        labels, feature_names
+        labels : sequence of n objects, default=None
+            As in the class.
+        feature_names : sequence of d str, default=None
             As in the class.
         max_rows : int, default=20
             As in `plot`. Too many rows are refused before any is scored.
@@ -158,23 +183,33 @@ class CounterfactualDisplay:
     @classmethod
     def from_predictions(
         cls,
-        X,
-        normal,
+        X: ArrayLike,
+        normal: ArrayLike,
         *,
-        scale=None,
-        scores=None,
-        labels=None,
-        feature_names=None,
-        image_shape=None,
-        **plot_options,
-    ):
+        scale: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        image_shape: ImageShape = None,
+        **plot_options: Any,
+    ) -> Self:
         """Plot normal rows that are already there.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
             The rows to show.
-        normal, scale, scores, labels, feature_names, image_shape
+        normal : array-like of the shape of X
+            As in the class.
+        scale : array-like of shape (d,), default=None
+            As in the class.
+        scores : array-like of shape (n,), default=None
+            As in the class.
+        labels : sequence of n objects, default=None
+            As in the class.
+        feature_names : sequence of d str, default=None
+            As in the class.
+        image_shape : tuple, default=None
             As in the class.
         **plot_options
             Passed on to `plot`.
@@ -182,6 +217,14 @@ class CounterfactualDisplay:
         Returns
         -------
         display : CounterfactualDisplay
+            Drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            As `plot`.
         """
         display = cls(
             X,
@@ -194,7 +237,14 @@ class CounterfactualDisplay:
         )
         return display.plot(**plot_options)
 
-    def plot(self, *, figure=None, figsize=None, max_features=10, max_rows=20):
+    def plot(
+        self,
+        *,
+        figure: Figure | SubFigure | None = None,
+        figsize: tuple[float, float] | None = None,
+        max_features: int = 10,
+        max_rows: int = 20,
+    ) -> Self:
         """Draw the rows.
 
         Parameters
@@ -211,6 +261,7 @@ class CounterfactualDisplay:
         Returns
         -------
         self : CounterfactualDisplay
+            With the attributes of the class.
 
         Raises
         ------

@@ -1,10 +1,15 @@
 """Heat maps of images and bars of tabular rows: where the evidence lies."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from skad._scores import normality
+from skad._typing import AnyRows, ArrayLike, ImageShape
 from skad.explanation import explain
 from skad.plotting._checks import (
     check_count,
@@ -32,6 +37,13 @@ from skad.plotting._draw import (
     pictures,
     share_scale,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+    from matplotlib.container import BarContainer
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
+
 
 __all__ = ["ExplanationDisplay"]
 
@@ -100,16 +112,23 @@ class ExplanationDisplay:
     >>> plt.close(display.figure_)
     """
 
+    figure_: Figure | SubFigure
+    axes_: AnyArray
+    maps_: list[AxesImage]
+    colorbar_: Colorbar
+    bars_: list[BarContainer]
+    legend_: Legend | None
+
     def __init__(
         self,
-        inputs,
-        relevance,
+        inputs: ArrayLike,
+        relevance: ArrayLike,
         *,
-        mask=None,
-        scores=None,
-        labels=None,
-        feature_names=None,
-        image_shape=None,
+        mask: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        image_shape: ImageShape = None,
     ):
         self.inputs = inputs
         self.relevance = relevance
@@ -122,18 +141,18 @@ class ExplanationDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: AnyRows,
         *,
-        mask=None,
-        labels=None,
-        feature_names=None,
-        image_shape=None,
-        space="input",
-        references=None,
-        max_rows=20,
-        **plot_options,
-    ):
+        mask: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        image_shape: ImageShape = None,
+        space: Literal["input", "model"] = "input",
+        references: AnyRows | None = None,
+        max_rows: int = 20,
+        **plot_options: Any,
+    ) -> Self:
         """Score and explain the rows by a fitted detector, and plot them.
 
         Parameters
@@ -142,7 +161,9 @@ class ExplanationDisplay:
             A fitted detector, a Pipeline ending in one, or a search over either.
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
             The rows to show.
-        mask, labels
+        mask : array-like, default=None
+            As in the class.
+        labels : sequence of n objects, default=None
             As in the class.
         feature_names : sequence of d str, default=None
             None: the names of the columns, where `X` or `estimator` knows them.
@@ -192,23 +213,33 @@ class ExplanationDisplay:
     @classmethod
     def from_predictions(
         cls,
-        X,
-        relevance,
+        X: AnyRows,
+        relevance: ArrayLike,
         *,
-        mask=None,
-        scores=None,
-        labels=None,
-        feature_names=None,
-        image_shape=None,
-        **plot_options,
-    ):
+        mask: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        feature_names: Sequence[str] | None = None,
+        image_shape: ImageShape = None,
+        **plot_options: Any,
+    ) -> Self:
         """Plot relevance that is already there.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
             The rows to show.
-        relevance, mask, scores, labels, feature_names, image_shape
+        relevance : array-like of the shape of X
+            As in the class.
+        mask : array-like, default=None
+            As in the class.
+        scores : array-like of shape (n,), default=None
+            As in the class.
+        labels : sequence of n objects, default=None
+            As in the class.
+        feature_names : sequence of d str, default=None
+            As in the class.
+        image_shape : tuple, default=None
             As in the class.
         **plot_options
             Passed on to `plot`.
@@ -249,14 +280,14 @@ class ExplanationDisplay:
     def plot(
         self,
         *,
-        figure=None,
-        figsize=None,
-        quantile=0.99,
-        reference_maps=None,
-        cmap="inferno",
-        max_features=10,
-        max_rows=20,
-    ):
+        figure: Figure | SubFigure | None = None,
+        figsize: tuple[float, float] | None = None,
+        quantile: float = 0.99,
+        reference_maps: ArrayLike | None = None,
+        cmap: str | Colormap = "inferno",
+        max_features: int = 10,
+        max_rows: int = 20,
+    ) -> Self:
         """Draw the rows.
 
         Heat maps go from the colour map's lowest colour at ``m``, the least value of the
@@ -286,6 +317,7 @@ class ExplanationDisplay:
         Returns
         -------
         self : ExplanationDisplay
+            With the attributes of the class.
 
         Raises
         ------

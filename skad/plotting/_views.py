@@ -1,8 +1,14 @@
 """Which views of an image failed: one square for each, by its shift and its turn."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
 
 from skad._scores import normality
+from skad._typing import ArrayLike, ImageShape
 from skad.explanation import explain
 from skad.plotting._checks import (
     check_count,
@@ -14,6 +20,15 @@ from skad.plotting._checks import (
 )
 from skad.plotting._common import import_pyplot
 from skad.plotting._draw import color_scale, draw_grid, maps_size, pictures
+
+if TYPE_CHECKING:
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
+
+    from skad.detectors import GEO
+    from skad.images import View
+
 
 __all__ = ["ViewsDisplay"]
 
@@ -78,16 +93,21 @@ class ViewsDisplay:
     >>> plt.close(display.figure_)
     """
 
+    figure_: Figure | SubFigure
+    axes_: AnyArray
+    squares_: list[AxesImage]
+    colorbar_: Colorbar
+
     def __init__(
         self,
-        inputs,
-        contributions,
+        inputs: ArrayLike,
+        contributions: ArrayLike,
         *,
-        views,
-        relevance=None,
-        scores=None,
-        labels=None,
-        image_shape=None,
+        views: Sequence[View],
+        relevance: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        image_shape: ImageShape = None,
     ):
         self.inputs = inputs
         self.contributions = contributions
@@ -98,7 +118,15 @@ class ViewsDisplay:
         self.image_shape = image_shape
 
     @classmethod
-    def from_estimator(cls, estimator, X, *, labels=None, max_rows=20, **plot_options):
+    def from_estimator(
+        cls,
+        estimator: GEO,
+        X: ArrayLike,
+        *,
+        labels: Sequence[Any] | None = None,
+        max_rows: int = 20,
+        **plot_options: Any,
+    ) -> Self:
         """Score and explain images by a fitted GEO, and plot them.
 
         Parameters
@@ -107,7 +135,7 @@ class ViewsDisplay:
             Fitted.
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
             The images to show.
-        labels
+        labels : sequence of n objects, default=None
             As in the class.
         max_rows : int, default=20
             As in `plot`. Too many rows are refused before any is explained.
@@ -151,23 +179,33 @@ class ViewsDisplay:
     @classmethod
     def from_predictions(
         cls,
-        X,
-        contributions,
+        X: ArrayLike,
+        contributions: ArrayLike,
         *,
-        views,
-        relevance=None,
-        scores=None,
-        labels=None,
-        image_shape=None,
-        **plot_options,
-    ):
+        views: Sequence[View],
+        relevance: ArrayLike | None = None,
+        scores: ArrayLike | None = None,
+        labels: Sequence[Any] | None = None,
+        image_shape: ImageShape = None,
+        **plot_options: Any,
+    ) -> Self:
         """Plot contributions that are already there.
 
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
             The images to show.
-        contributions, views, relevance, scores, labels, image_shape
+        contributions : array-like of shape (n, n_views)
+            As in the class.
+        views : list of View
+            As in the class.
+        relevance : array-like of the shape of X, default=None
+            As in the class.
+        scores : array-like of shape (n,), default=None
+            As in the class.
+        labels : sequence of n objects, default=None
+            As in the class.
+        image_shape : tuple, default=None
             As in the class.
         **plot_options
             Passed on to `plot`.
@@ -175,6 +213,14 @@ class ViewsDisplay:
         Returns
         -------
         display : ViewsDisplay
+            Drawn.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            As `plot`.
         """
         display = cls(
             X,
@@ -187,7 +233,14 @@ class ViewsDisplay:
         )
         return display.plot(**plot_options)
 
-    def plot(self, *, figure=None, figsize=None, cmap="RdBu_r", max_rows=20):
+    def plot(
+        self,
+        *,
+        figure: Figure | SubFigure | None = None,
+        figsize: tuple[float, float] | None = None,
+        cmap: str | Colormap = "RdBu_r",
+        max_rows: int = 20,
+    ) -> Self:
         """Draw the images.
 
         All squares share one scale, from minus to plus the largest contribution.
@@ -206,6 +259,7 @@ class ViewsDisplay:
         Returns
         -------
         self : ViewsDisplay
+            With the attributes of the class.
 
         Raises
         ------

@@ -1,0 +1,326 @@
+"""Edges of the rules of relevance, by hand: defaults, dtypes, arguments, guards."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.testing import assert_close
+
+from skad import KDE
+from skad.images import View
+from skad.relevance._class_activation import activation_relevance
+from skad.relevance._layers import LayerwiseRelevance
+from skad.relevance._modules import close
+from skad.relevance._path import ByAutograd, mean_gradient
+from skad.relevance._receptive_field import ReceptiveField, receptive_field
+from skad.relevance._upsampling import GaussianUpsampling, check_fits, gaussian_matrix
+from skad.relevance._view_score import ViewHeads
+from skad.relevance._whitening import Spectrum
+
+
+class Function(nn.Module):
+    def __init__(self, function, **children):
+        super().__init__()
+        self.function = function
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def first(output):
+    return output[:, 0]
+
+
+def neuron(*weights):
+    module = nn.Linear(len(weights), 1, bias=False)
+    module.weight.data = torch.tensor([weights], dtype=torch.float32)
+    return module.eval()
+
+
+# ---- layers
+
+
+def test_relevance_is_that_of_the_difference_from_a_reference():
+    reference = torch.tensor([0.5, 1.0])
+    explain = LayerwiseRelevance(neuron(1, -0.25), gamma=0, reference=reference)
+    relevance = explain(torch.tensor([[1.0, 3.0]]), first)
+    assert_close(relevance, torch.tensor([[0.5, -0.5]]))
+
+
+def test_a_square_row_is_seen_on_its_side():
+    x = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Flatten())
+    turned = Function(lambda m, x: m.layers(x.mT), layers=layers).eval()
+    found = LayerwiseRelevance(turned, input_rule="wsquare")(x, first)
+    upright = LayerwiseRelevance(layers.eval(), input_rule="wsquare")(x.mT, first)
+    assert_close(found, upright.mT)
+
+
+def test_a_feature_seen_twice_takes_what_both_get():
+    twice = Function(lambda m, x: m.neuron(x[:, 1:].expand(-1, 2)), neuron=neuron(1, 3))
+    explain = LayerwiseRelevance(twice.eval(), input_rule="wsquare")
+    relevance = explain(torch.tensor([[7.0, 2.0]]), first)
+    assert_close(relevance, torch.tensor([[0.0, 8.0]]))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (torch.zeros(2).double(), torch.ones(2, dtype=torch.int64)),
+        (Fraction(0), Fraction(1)),
+    ],
+    ids=["tensors", "fractions"],
+)
+def test_bounds_of_any_type_keep_the_dtype_of_rows(low, high):
+    explain = LayerwiseRelevance(neuron(1, -1), input_rule="zbox", low=low, high=high)
+    # z = -0.6, split by 0.2 and 0.2.
+    relevance = explain(torch.tensor([[0.2, 0.8]]), first)
+    assert_close(relevance, torch.tensor([[-0.3, -0.3]]))
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "bounds"),
+    [
+        (ValueError, r"low of shape \(2,\) does not", {"low": -torch.ones(2), "high": 1}),
+        (TypeError, "low must be .* not str", {"low": "0", "high": 1}),
+    ],
+)
+def test_bad_bounds_are_named(error, message, bounds):
+    with pytest.raises(error, match=message):
+        LayerwiseRelevance(neuron(1, 1, 1), input_rule="zbox", **bounds)(
+            torch.rand(1, 3), first
+        )
+
+
+def test_a_network_that_gives_0_has_no_relevance():
+    net = nn.Sequential(neuron(-1, -1), nn.ReLU()).eval()
+    relevance = LayerwiseRelevance(net)(torch.ones(1, 2), first)
+    assert_close(relevance, torch.zeros(1, 2))
+
+
+def test_from_infinite_outputs_nothing_is_concluded():
+    infinite = torch.tensor([1.0, torch.inf])
+    assert close(torch.zeros(2), infinite)
+
+
+def test_messages_name_the_module():
+    training = nn.Sequential(nn.Linear(2, 2).train())
+    training.training = False
+    with pytest.raises(ValueError, match=r"^'0' \(Linear\) is in training mode"):
+        LayerwiseRelevance(training)
+    sigmoid = Function(lambda m, x: torch.sigmoid(x)).eval()
+    with pytest.raises(TypeError, match=r"^Function is not made of its layers alone"):
+        LayerwiseRelevance(sigmoid)(torch.ones(1, 2), first)
+
+
+def test_gamma_0_takes_negative_activations_behind_an_input_rule():
+    net = nn.Sequential(nn.Linear(2, 1), nn.LeakyReLU(0.1), nn.Linear(1, 1)).eval()
+    net.load_state_dict(
+        {
+            "0.weight": torch.tensor([[-1.0, 0.5]]),
+            "0.bias": torch.zeros(1),
+            "2.weight": torch.tensor([[2.0]]),
+            "2.bias": torch.zeros(1),
+        }
+    )
+    explain = LayerwiseRelevance(net, gamma=0, input_rule="zbox", low=0, high=1)
+    # o = 2 * 0.1 * -0.25, split by (x_1 - 1) (-1) = 0.5 to x_2 / 2 = 0.25.
+    relevance = explain(torch.tensor([[0.5, 0.5]]), first)
+    assert_close(relevance, torch.tensor([[-1 / 30, -1 / 60]]))
+
+
+@pytest.mark.parametrize("rule", ["gamma", "wsquare"])
+def test_arguments_of_layers_by_place(rule):
+    torch.manual_seed(0)
+    up = nn.ConvTranspose2d(1, 2, 3, stride=2)
+    padded = nn.ConvTranspose2d(1, 2, 3, stride=2, output_padding=1)
+    padded.load_state_dict(up.state_dict())
+    by_place = Function(lambda m, x: m.up(x, (8, 8)), up=up).eval()
+    x = torch.rand(2, 1, 3, 3)
+
+    def top(maps):
+        return (maps**2).sum((1, 2, 3))
+
+    found = LayerwiseRelevance(by_place, input_rule=rule)(x, top)
+    assert_close(found, LayerwiseRelevance(padded.eval(), input_rule=rule)(x, top))
+
+
+def test_a_module_that_calls_nothing_is_named_so():
+    module = Function(lambda m, x: 2 * x, unused=nn.Linear(3, 3)).eval()
+    with pytest.raises(ValueError, match="The first to be called is none"):
+        LayerwiseRelevance(module, input_rule="wsquare")(torch.rand(2, 3), first)
+
+
+def test_what_is_supported_is_listed_in_two_dimensions():
+    with pytest.raises(TypeError, match="Supported are Linear, Conv2d, ConvT") as error:
+        LayerwiseRelevance(nn.Sigmoid().eval())
+    assert "MaxPool2d" in str(error.value)
+    assert not any(end in str(error.value) for end in ("1d", "3d"))
+
+
+# ---- receptive fields
+
+
+def function(forward):
+    return Function(lambda m, x: forward(x))
+
+
+@pytest.mark.parametrize(
+    ("step", "low", "high", "jump"),
+    [
+        # Output i sees input floor(2 i / 3).
+        (nn.Upsample(scale_factor=1.5), (-1, -1), (0, 0), (2 / 3, 2 / 3)),
+        (function(lambda x: F.pad(x, (1, 2, 3, 0))), (-3, -1), (-3, -1), (1, 1)),
+        # Outputs 0 and 1 lie on the first and the last of 5 inputs.
+        (
+            nn.Upsample(size=2, mode="bilinear", align_corners=True),
+            *((-1, -1), (1, 1), (4, 4)),
+        ),
+        (function(lambda x: torch.cat([x, x], -3)), (0, 0), (0, 0), (1, 1)),
+    ],
+    ids=["1.5", "pad", "aligned", "cat"],
+)
+def test_fields_by_hand(step, low, high, jump):
+    field = receptive_field(step, input_shape=(1, 5, 5))
+    assert [*field.low, *field.high, *field.jump] == pytest.approx([*low, *high, *jump])
+
+
+PIXEL_BY_PIXEL = {
+    "ndim": lambda m, x: x * x.ndim,
+    "device": lambda m, x: x.to(x.device),
+    "size": lambda m, x: x / x.size(1),
+    "dim": lambda m, x: x + x.dim(),
+    "tensors": lambda m, x: torch.cat(tensors=[x, x], dim=1),
+    "bias": lambda m, x: F.conv2d(x, m.one.weight, m.one.bias * 2),
+    # Only functions and methods with such a name change what they get.
+    "unused_": lambda m, x: (m.three_(x), 2 * x)[1],
+}
+
+
+@pytest.mark.parametrize("forward", PIXEL_BY_PIXEL.values(), ids=PIXEL_BY_PIXEL)
+def test_forwards_that_see_one_pixel(forward):
+    layers = {"one": nn.Conv2d(1, 1, 1), "three_": nn.Conv2d(1, 1, 3)}
+    field = receptive_field(Function(forward, **layers), input_shape=(1, 5, 5))
+    assert (field.low, field.high, field.jump) == ((0, 0), (0, 0), (1, 1))
+
+
+@pytest.mark.parametrize("dim", [(), (0,), (3,)])
+def test_images_joined_otherwise_than_by_channels(dim):
+    with pytest.raises(ValueError, match="otherwise than by their channels"):
+        receptive_field(function(lambda x: torch.cat([x, x], *dim)))
+
+
+def test_a_computed_weight_needs_shapes():
+    module = Function(
+        lambda m, x: F.conv2d(x, m.layer.weight * 2), layer=nn.Conv2d(1, 1, 3)
+    )
+    with pytest.raises(ValueError, match=r"conv2d\(\) see depends on shapes"):
+        receptive_field(module)
+    assert receptive_field(module, input_shape=(1, 9, 9)).size == (3, 3)
+
+
+# ---- upsampling and class activation
+
+
+def test_places_of_a_single_image():
+    # One channel of weight 3, a mean over two places, a gradient of 1.
+    relevance = activation_relevance(
+        torch.tensor([[[1.0, 5.0]]]),
+        torch.ones(1, 1, 2),
+        torch.full((1, 2), 0.5).double(),
+        torch.full((1, 1), 3.0).double(),
+        torch.ones(1).double(),
+    )
+    assert_close(relevance, torch.tensor([[0.0, 6.0]]).double())
+
+
+FIELD = ReceptiveField((0.0, 0.0), (1.0, 1.0), (2.0, 2.0))
+
+
+def test_maps_of_two_dtypes_keep_them():
+    up = GaussianUpsampling(FIELD, (4, 4), (2, 2))
+    for dtype in (torch.float32, torch.float64):
+        expected = torch.full((4, 4), 0.25, dtype=dtype)
+        assert_close(up(torch.ones(2, 2, dtype=dtype)), expected)
+
+
+def test_weights_have_the_digits_of_float64():
+    matrix = gaussian_matrix(
+        5, 12, start=-1 / 3, jump=1 / 3, size=10, sigma=0.7, normalize="none"
+    )
+    distance = np.arange(5)[:, None] - (-1 / 3 + np.arange(12) / 3)
+    np.testing.assert_allclose(matrix, np.exp(-((distance / 0.7) ** 2) / 2), rtol=1e-12)
+
+
+def test_bad_geometry():
+    with pytest.raises(ValueError, match="sigma must be positive and finite"):
+        GaussianUpsampling(FIELD, (4, 4), (2, 2), sigma=float("inf"))
+    with pytest.raises(ValueError, match="sigma must be positive and finite"):
+        gaussian_matrix(4, 2, start=0, jump=2, size=2, sigma=0, normalize="mass")
+    with pytest.raises(ValueError, match="longer"):
+        check_fits(FIELD, (28, 28, 1))
+
+
+# ---- distances and paths
+
+
+def test_relevance_near_a_template_that_is_far_from_the_others():
+    # A product of matrices would have squares of 1.6e7 cancel down to 9e-4.
+    templates = np.array([[-4000.0, 0, 0], [4000.0, 0, 0], [0, 4000.0, 4000.0]])
+    relevance = KDE(bandwidth=1.0).fit(templates).explain([[-4000.0, 0.03, 0]])
+    np.testing.assert_allclose(relevance, [[0, 9e-4, 0]], rtol=1e-9, atol=1e-15)
+
+
+class Kink:
+    """The distance to 0."""
+
+    def __call__(self, x):
+        return x.abs().sum(-1)
+
+    def gradient(self, x):
+        return x.sign()
+
+
+def test_the_mean_gradient_of_a_short_path_over_a_kink():
+    start, end = torch.tensor([[-0.1], [0.2]]).double()
+    gradient = mean_gradient(Kink(), start, end, n_nodes=3)
+    assert_close(gradient, torch.tensor([1 / 3]).double())
+
+
+def test_gradients_of_rows_of_any_shape():
+    squares = ByAutograd(lambda rows: (rows**2).sum((1, 2)), row_shape=(1, 2))
+    x = torch.tensor([[[1.0, 2.0], [3.0, 0.0]]]).double()
+    assert_close(squares(x), torch.tensor([[5.0, 9.0]]).double())
+    assert_close(squares.gradient(x), 2 * x)
+
+
+# ---- views
+
+
+def test_heads_of_views_and_their_likeliest_classes():
+    views = [View(turns=0), View(turns=1), View(turns=1, left=2)]
+    heads = ViewHeads.of(views, "separate")
+    assert (heads.names, heads.widths) == (["turns", "left"], [2, 2])
+    assert heads.targets.tolist() == [[0, 0], [1, 0], [1, 1]]
+    right = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 0], [0, 1, 0, 1]])
+    assert_close(heads.right(), right.double())
+    # The logits of one image, and a fifth of something else.
+    logits = torch.tensor([[[3.0, 1, 0, 2, 9], [0, 1, 5, 4, 9], [2, 3, 0, 1, 9]]])
+    likeliest = torch.tensor([[[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]]])
+    assert_close(heads.predicted(logits), likeliest.double())
+
+
+# ---- whitening
+
+
+def test_what_is_singular_depends_on_no_unit():
+    small = Spectrum(np.diag([1e-8, 2e-8]))
+    np.testing.assert_allclose(np.sort(small.inverse(0)), [5e7, 1e8])
+    with pytest.raises(ValueError, match="1 of the 2 eigenvalues"):
+        Spectrum(np.diag([1e12, 1e-6])).inverse(0)
