@@ -24,14 +24,14 @@ from skad._sklearn import (
     kept_by_imputer,
     one_hot_widths,
 )
-from skad._typing import AnyRows, Floats, singledispatch
+from skad._typing import Floats, singledispatch
 from skad.images import GlobalContrastNormalizer
 
 __all__ = ["NoRuleError", "pull_back", "pulled_back", "refusal"]
 
 
 @singledispatch
-def pull_back(transformer: Any, X: AnyRows, relevance: Floats) -> Floats:
+def pull_back(transformer: Any, X: Any, relevance: Floats) -> Floats:
     """Redistribute relevance from a transformer's output onto its input.
 
     Columns that stay themselves (scalers, imputers) keep their relevance, chosen columns

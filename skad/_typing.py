@@ -87,6 +87,7 @@ Device: TypeAlias = "str | torch.device"
 
 P = ParamSpec("P")
 R_co = TypeVar("R_co", covariant=True)
+Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
 class Rules(Protocol[P, R_co]):
@@ -96,10 +97,12 @@ class Rules(Protocol[P, R_co]):
         """Follow the rule for the class of the first argument."""
         ...
 
-    @property
-    def register(self) -> Callable[..., Any]:
-        """Add a rule, as ``functools.singledispatch`` does."""
-        ...
+    @overload
+    def register(self, cls: type[Any], func: None = None) -> Callable[[Rule], Rule]: ...
+    @overload
+    def register(self, cls: type[Any], func: Rule) -> Rule: ...
+    @overload
+    def register(self, cls: Rule, func: None = None) -> Rule: ...
 
     @property
     def dispatch(self) -> Callable[[type], Callable[..., Any]]:

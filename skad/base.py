@@ -103,9 +103,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         "image_shape": [tuple, list, None],
     }
     # What rows are converted to; the first of several where they come as something else.
-    _dtype = np.float64
-    # Features that never vary get no relevance; `skad.testing` holds a detector to it.
-    _ignores_constant_features = True
+    _dtype: Any = np.float64
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
@@ -263,6 +261,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
             return np.quantile(-self._outlier_score(X), self._in_sample_share)
         scores = self._out_of_sample_score(X, calibration_rows(len(X)))
         return np.quantile(-scores, self.false_alarm_rate)
+
+    @property
+    def _ignores_constant_features(self):
+        """Features that never vary get no relevance; `skad.testing` holds it to that."""
+        return True
 
     @property
     def _in_sample_share(self):

@@ -317,7 +317,7 @@ def test_other_threads_may_call_modules_meanwhile():
     other, outputs = nn.Sequential(nn.Linear(1, 1)), []
 
     def forward(x, m, layer):
-        thread = threading.Thread(target=lambda: outputs.append(other(torch.ones(1))))
+        thread = threading.Thread(target=lambda: outputs.append(other(input=torch.ones(1))))
         thread.start()
         thread.join()
         return layer(x)

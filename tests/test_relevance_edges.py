@@ -12,8 +12,10 @@ from torch.testing import assert_close
 from skad import KDE
 from skad.images import View
 from skad.relevance._class_activation import activation_relevance
+from skad.relevance._distance import TemplateTiles
+from skad.relevance._fold import fold_batch_norms
 from skad.relevance._layers import LayerwiseRelevance
-from skad.relevance._modules import close
+from skad.relevance._modules import close, shared_copy
 from skad.relevance._path import ByAutograd, mean_gradient
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
 from skad.relevance._upsampling import GaussianUpsampling, check_fits, gaussian_matrix
@@ -164,7 +166,48 @@ def test_what_is_supported_is_listed_in_two_dimensions():
     assert not any(end in str(error.value) for end in ("1d", "3d"))
 
 
+def test_a_neuron_without_weights_gets_nothing_beside_a_negative_one():
+    net = nn.Linear(2, 2, bias=False).eval()
+    net.weight.data = torch.tensor([[0.0, 0.0], [-1.0, 0.0]])
+    relevance = LayerwiseRelevance(net, gamma=1)(torch.ones(1, 2), lambda z: z.sum(1))
+    assert_close(relevance, torch.tensor([[-1.0, 0.0]]))
+
+
+def test_copies_share_memory_and_need_no_gradient():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()
+    copied = shared_copy(net)
+    for own, other in zip(
+        net.state_dict().values(), copied.state_dict().values(), strict=True
+    ):
+        assert own.data_ptr() == other.data_ptr()
+    fold_batch_norms(copied, torch.rand(1, 1, 3, 3))
+    assert not any(parameter.requires_grad for parameter in copied.parameters())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_networks_made_in_inference_mode():
+    with torch.inference_mode():
+        net = nn.Sequential(neuron(1, -0.25), nn.ReLU()).eval()
+    relevance = LayerwiseRelevance(net, gamma=1)(torch.tensor([[1.0, 2.0]]), first)
+    assert_close(relevance, torch.tensor([[2 / 3, -1 / 6]]))
+
+
 # ---- receptive fields
+
+
+class Inherited(nn.Conv2d):
+    """A convolution as it is."""
+
+
+class Overridden(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (2, 0, 1, 0)), self.weight, self.bias)
+
+
+@pytest.mark.parametrize(("cls", "low"), [(Inherited, (0, 0)), (Overridden, (-1, -2))])
+def test_subclasses_of_layers(cls, low):
+    field = receptive_field(cls(1, 1, 3), input_shape=(1, 9, 9))
+    assert (field.low, field.size) == (low, (3, 3))
 
 
 def function(forward):
@@ -182,9 +225,14 @@ def function(forward):
             nn.Upsample(size=2, mode="bilinear", align_corners=True),
             *((-1, -1), (1, 1), (4, 4)),
         ),
+        # Output i lies at i / 2 - 1 / 4.
+        (
+            function(lambda x: F.interpolate(x, None, 2, "bilinear", antialias=True)),
+            *((-5 / 4, -5 / 4), (3 / 4, 3 / 4), (1 / 2, 1 / 2)),
+        ),
         (function(lambda x: torch.cat([x, x], -3)), (0, 0), (0, 0), (1, 1)),
     ],
-    ids=["1.5", "pad", "aligned", "cat"],
+    ids=["1.5", "pad", "aligned", "antialias", "cat"],
 )
 def test_fields_by_hand(step, low, high, jump):
     field = receptive_field(step, input_shape=(1, 5, 5))
@@ -270,6 +318,12 @@ def test_bad_geometry():
 # ---- distances and paths
 
 
+def test_templates_are_kept_in_the_dtype_that_is_asked_for():
+    augmented = TemplateTiles.augment(np.array([[3.0, 4.0]]), np.float32)
+    assert augmented.dtype == np.float32
+    assert augmented.tolist() == [[3, 4, -25, 1]]
+
+
 def test_relevance_near_a_template_that_is_far_from_the_others():
     # A product of matrices would have squares of 1.6e7 cancel down to 9e-4.
     templates = np.array([[-4000.0, 0, 0], [4000.0, 0, 0], [0, 4000.0, 4000.0]])
@@ -305,6 +359,9 @@ def test_gradients_of_rows_of_any_shape():
 
 def test_heads_of_views_and_their_likeliest_classes():
     views = [View(turns=0), View(turns=1), View(turns=1, left=2)]
+    joint = ViewHeads.of(views, "joint")
+    assert (joint.names, joint.widths) == (["view"], [3])
+    assert joint.targets.tolist() == [[0], [1], [2]]
     heads = ViewHeads.of(views, "separate")
     assert (heads.names, heads.widths) == (["turns", "left"], [2, 2])
     assert heads.targets.tolist() == [[0, 0], [1, 0], [1, 1]]

@@ -186,6 +186,10 @@ class LazyImages:
     (2, 24)
     """
 
+    shape: tuple[int, ...]
+    ndim: int
+    dtype: np.dtype[Any]
+
     def __init__(
         self,
         files: AnyArray,

@@ -252,8 +252,9 @@ def _rule(estimator, X, space):
 
 
 def _taught_by_rules(function: Callable[P, R]) -> Rules[P, R]:
-    function.register = _rule.register
-    return function
+    taught: Any = function
+    taught.register = _rule.register
+    return taught
 
 
 @_taught_by_rules

@@ -19,7 +19,7 @@ from sklearn.preprocessing import (
 )
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
-from skad._typing import AnyRows, Floats, Rules, singledispatch
+from skad._typing import AnyArray, AnyRows, Floats, Rules, singledispatch
 
 __all__ = ["LinearMap", "linear_map"]
 
@@ -57,7 +57,7 @@ class LinearMap:
     matrix: Floats
 
     @cached_property
-    def inverse(self) -> Floats:
+    def inverse(self) -> AnyArray:
         """The pseudo-inverse of W: ndarray (d, k)."""
         return np.linalg.pinv(self.matrix)
 

@@ -1,6 +1,21 @@
 """The detectors, one file each; loaded on first use, since networks bring skorch."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skad.detectors._autoencoder import AutoEncoder
+    from skad.detectors._bag import Bag
+    from skad.detectors._deep_one_class import DeepOneClass
+    from skad.detectors._deep_sad import DeepSAD
+    from skad.detectors._deep_svdd import DeepSVDD
+    from skad.detectors._fcdd import FCDD
+    from skad.detectors._flow import NormalizingFlow
+    from skad.detectors._geo import GEO
+    from skad.detectors._hsc import HSC
+    from skad.detectors._iocn import IOCN
+    from skad.detectors._kde import KDE
+    from skad.detectors._pyod import PyODDetector
 
 _HOME = {
     "KDE": "_kde",
@@ -33,11 +48,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
-    if name in _HOME:
-        return getattr(import_module(f"skad.detectors.{_HOME[name]}"), name)
-    raise AttributeError(f"module 'skad.detectors' has no attribute {name!r}")
+if not TYPE_CHECKING:  # which would let every name pass
+
+    def __getattr__(name):
+        if name in _HOME:
+            return getattr(import_module(f"skad.detectors.{_HOME[name]}"), name)
+        raise AttributeError(f"module 'skad.detectors' has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -102,7 +102,8 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         Callbacks of skorch.
     net_params : dict or None, default=None
         Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__weight_decay": 1e-4}``.
+        ``{"optimizer__weight_decay": 1e-4}``,
+        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
     device : str, default="auto"
         Where to train and score; "auto" is a GPU where there is one.
     contamination : float in (0, 0.5] or None, default=None

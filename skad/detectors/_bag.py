@@ -12,7 +12,7 @@ from sklearn.base import clone
 from skad._occlusion import keep_references
 from skad._scores import can_score, normality
 from skad._sklearn import _BaseComposition
-from skad._typing import ArrayLike, ImageShape
+from skad._typing import ArrayLike, Floats, ImageShape
 from skad.base import BaseDetector, calibration_rows, cross_fitted_scores
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain_in_score_units

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold
 from torch.nn.functional import pad
 
 from skad._sklearn import Interval, StrOptions
-from skad._typing import Auto, Device, ImageShape, Network, Preprocessing, Weights
+from skad._typing import Auto, Device, Floats, ImageShape, Network, Preprocessing, Weights
 from skad.base import BaseDetector, calibration_rows, read_labels, zero_one_complaint
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
 from skad.neural._blocks import ALIGNMENT, as_tensor, block_rows, in_blocks
@@ -264,7 +264,7 @@ class DeepOneClass(ReadsByPart, BaseDetector):
             self._explainers[key] = net.explainer(**self._rules())
         return self._explainers[key]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         return state | {"_explainers": {}} if "_explainers" in state else state
 

@@ -17,10 +17,12 @@ from sklearn.utils import gen_batches
 
 from skad._sklearn import Interval, StrOptions, check_parameters
 from skad._typing import (
+    AnyArray,
     ArrayLike,
     BatchSize,
     Callbacks,
     Device,
+    Floats,
     ImageShape,
     NetParams,
     Network,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from numbers import Real
 from threading import RLock
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn import config_context
@@ -123,7 +123,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         self.image_shape = image_shape
         self.random_state = random_state
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> Self:
         with _on_its_own(None):  # some of PyOD's constructors seed or draw
             return clone_parametrized(self)
 

@@ -69,10 +69,10 @@ class Confetti:
 
     coloured: float = 1.04
     black: float = 0.69
-    side: tuple = (1 / 30, 0.225)
-    aspect: tuple = (1.0, 16.0)
+    side: tuple[float, float] = (1 / 30, 0.225)
+    aspect: tuple[float, float] = (1.0, 16.0)
     blur: float = 1 / 100
-    strength: tuple = (0.0, 1.0)
+    strength: tuple[float, float] = (0.0, 1.0)
     angle: float = 90.0
     threshold: float = 0.1
 
@@ -95,7 +95,7 @@ class Confetti:
         TypeError
             For an unknown parameter.
         """
-        squares = {"aspect": (1.0, 1.0), "blur": 1 / 48, "angle": 45.0}
+        squares: dict[str, Any] = {"aspect": (1.0, 1.0), "blur": 1 / 48, "angle": 45.0}
         return cls(**(squares | parameters))
 
     def draw(

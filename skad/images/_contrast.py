@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import gen_batches
+from sklearn.utils import Tags, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._sklearn import StrOptions, _fit_context
@@ -80,7 +80,7 @@ class GlobalContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstim
 
     min_: float
     max_: float
-    image_shape_: tuple[int, ...] | None
+    image_shape_: ImageShape
     n_features_in_: int
     feature_names_in_: AnyArray
 
@@ -173,7 +173,7 @@ class GlobalContrastNormalizer(OneToOneFeatureMixin, TransformerMixin, BaseEstim
             _check_shape(X, shape, tuple(image_shape))
         return X, shape
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

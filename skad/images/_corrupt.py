@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from sklearn.utils import check_random_state, gen_batches
 
-from skad._typing import AnyArray, ArrayLike, MaskKind, Seed
+from skad._typing import AnyArray, ArrayLike, Floats, MaskKind, Seed
 from skad.images._checks import check_images, value_range
 from skad.images._corruptions import FUNCTIONS, MNIST_C_FUNCTIONS
 
 MNIST_C = tuple(MNIST_C_FUNCTIONS)
 CORRUPTIONS = tuple(FUNCTIONS)
 
-_MASKS = {
+_MASKS: dict[str, Callable[[Floats], AnyArray]] = {
     "changed": lambda difference: difference > 0.1,
     "absolute": lambda difference: difference,
     "squared": np.square,

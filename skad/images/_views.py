@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from skad._typing import ArrayLike
+from skad._typing import AnyArray, ArrayLike
 
 __all__ = ["View", "Views", "geometric_views"]
 
@@ -20,7 +20,7 @@ _KINDS = {  # mirrored, shifted, turned
     "upright": ((False, True), (0, -1, 1), (0,)),
 }
 
-Images = TypeVar("Images", np.ndarray, torch.Tensor)
+Images = TypeVar("Images", bound="AnyArray | torch.Tensor")
 
 
 class View(NamedTuple):
@@ -103,7 +103,7 @@ def geometric_views(
     if size[0] != size[1]:
         turns = [n for n in turns if n % 2 == 0]
     up, left = ([sign * max(1, side // 4) for sign in shifts] for side in size)
-    distinct = {}
+    distinct: dict[bytes, View] = {}
     for view in map(View._make, product(mirrored, up, left, turns)):
         if abs(view.up) < size[0] and abs(view.left) < size[1]:
             distinct.setdefault(_gather(view, size).tobytes(), view)
@@ -160,6 +160,10 @@ class Views:
     True
     """
 
+    views: list[View]
+    size: tuple[int, int]
+    table: torch.Tensor
+
     def __init__(self, views: Sequence[View], size: Sequence[int]):
         self.size = _checked_size(size)
         if not np.iterable(views):
@@ -168,7 +172,7 @@ class Views:
         if not self.views:
             raise ValueError("There must be one view at least; got none.")
         tables = [_gather(view, self.size).ravel() for view in self.views]
-        seen = {}
+        seen: dict[bytes, int] = {}
         for i, table in enumerate(tables):
             first = seen.setdefault(table.tobytes(), i)
             if first != i:

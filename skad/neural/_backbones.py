@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -33,7 +34,7 @@ _FILES = {
 BACKBONES = tuple(_FILES)
 
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
-_SCALINGS = {
+_SCALINGS: dict[str, Any] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "rgb"),
     "caffe": (tuple(mean / 255 for mean in _CAFFE_MEAN), 1 / 255, "bgr"),
 }

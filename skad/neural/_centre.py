@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -21,6 +23,8 @@ class DistanceToCentre(NetworkRelevance):
 
     A class has the parameters `network` and `n_outputs`, and those of `NetworkRelevance`.
     """
+
+    net_: Any
 
     @property
     def center_(self) -> Floats:

@@ -40,7 +40,11 @@ class CubeTraining(InvertibleDetector):
         "held_out": [Interval(Real, 0, 1, closed="left")],
         "max_refits": [Interval(Integral, 0, None, closed="left")],
     }
-    _learned_here = (*InvertibleDetector._learned_here, "_health", "_n_refitted")
+    _learned_here: tuple[str, ...] = (
+        *InvertibleDetector._learned_here,
+        "_health",
+        "_n_refitted",
+    )
     early_stopping = False  # the loss is no measure of the fit
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
+from skorch import NeuralNet
 from skorch.callbacks import EarlyStopping, ProgressBar
 from skorch.dataset import ValidSplit
 
@@ -53,7 +54,8 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
 
     The network is trained by skorch: `net_` is a :class:`skorch.NeuralNet`, with its
     history, its callbacks, its ``save_params``. The rows are held once, in float32, on
-    the device where they fit; batches are cut from them whole. Scores are computed in
+    the device where they fit, unless they come from a file or a data set; batches are cut
+    from them whole. Scores are computed in
     blocks of one size, so that a row has the same score, to the bit, alone and in any
     batch.
 
@@ -114,7 +116,9 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         Further callbacks of skorch.
     net_params : dict or None
         Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__weight_decay": 1e-4}``.
+        ``{"optimizer__weight_decay": 1e-4}``. With ``"accelerator"``, an
+        ``accelerate.Accelerator``, it trains through :class:`skorch.hf.AccelerateMixin`:
+        mixed precision, accumulated gradients, several processes.
     device : str
         Where to train and score; "auto" is a GPU where there is one.
     random_state : int, RandomState instance or None
@@ -163,7 +167,8 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
     array([ 1, -1])
     """
 
-    net_: OneClassNet
+    net_: NeuralNet
+    offset_: float
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,
@@ -193,8 +198,11 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
         Parameters
         ----------
         X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
-            Training rows, at least two; finite numbers. float32 and memory-mapped arrays
-            are taken as they are, without a copy in float64.
+            Training rows, at least two; finite numbers. float32 arrays are taken as they
+            are, without a copy in float64. Memory-mapped arrays, data sets of torch (whose
+            items are rows, or tuples that begin with one) and
+            :class:`~skad.datasets.LazyImages` are read part by part, and never held
+            whole; the same holds for the other methods.
         y : array-like of shape (n,), default=None
             +1 normal, -1 anomaly, 0 unlabelled. Ignored by detectors without labels.
 

@@ -67,6 +67,18 @@ class InvertibleNet(nn.Module):
     True
     """
 
+    n_kept: int
+    n_moved: int
+    w1: nn.Parameter
+    b1: nn.Parameter
+    w2: nn.Parameter
+    b2: nn.Parameter
+    p: nn.Parameter
+    o: nn.Parameter
+    rotation: torch.Tensor
+    scale: torch.Tensor
+    clamp: torch.Tensor
+
     def __init__(
         self,
         n_features: int,

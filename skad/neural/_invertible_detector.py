@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class InvertibleDetector(ScaledRows):
     - ``_pool(scores)``: one score of them, a tensor (n,).
     """
 
+    _in_blocks: Any
+    _validate: Any
     references_: AnyArray
 
     _parameter_constraints = {
@@ -50,7 +53,7 @@ class InvertibleDetector(ScaledRows):
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     }
-    _learned_here = (*ScaledRows._own_units, "_on_sphere", "references_")
+    _learned_here: tuple[str, ...] = (*ScaledRows._own_units, "_on_sphere", "references_")
 
     # Rows.
 

@@ -50,7 +50,7 @@ class OutlierTraining(ScaledRows):
         "augment": [callable, None],
     }
     outliers_: tuple[str, ...]
-    _learned_here = (*ScaledRows._own_units, "outliers_")
+    _learned_here: tuple[str, ...] = (*ScaledRows._own_units, "outliers_")
     _needs_anomalies = True
     _with_masks = False
 

@@ -60,6 +60,8 @@ class Scaling(nn.Module):
     """
 
     pointwise = True  # for the arithmetic of receptive fields
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(
         self,
@@ -176,10 +178,10 @@ class FeatureNet(nn.Module):
         input_range: tuple[float, float] | None = None,
     ):
         super().__init__()
-        self.scaling = Scaling() if scaling is None else scaling
+        self.scaling: Scaling = Scaling() if scaling is None else scaling
         self.layers = layers
         self.input_range = input_range
-        self.validation_accuracy = None
+        self.validation_accuracy: float | None = None
 
     def __reduce__(self) -> Any:
         # torch pickles addresses. As arrays, equal networks have equal pickles, which
@@ -253,7 +255,8 @@ class FeatureNet(nn.Module):
             For bad rules, or a network in training mode.
         """
         if low is not None:
-            low, high = (self.scaling(bound[None])[0] for bound in (low, high))
+            both: Any = low, high
+            low, high = (self.scaling(bound[None])[0] for bound in both)
         if reference is not None:
             rules["reference"] = self.scaling(reference[None])[0]
         through = LayerwiseRelevance(self.layers, low=low, high=high, **rules)

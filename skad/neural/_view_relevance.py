@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,10 @@ class ViewRelevance:
     - ``_scorer``: the `ViewScorer`;
     - ``_field``, ``_map_shape``: what an entry of the maps sees, and (D, u, v).
     """
+
+    _in_blocks: Any
+    _scorer: Any
+    _validate: Any
 
     _parameter_constraints = {
         "explanation": [StrOptions({"cam", "expected_gradients"})],

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 
+from skad._typing import ArrayLike
 from skad.plotting._common import COLORS, import_pyplot
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
 
 __all__ = ["CleverHansDisplay"]
 
@@ -83,7 +86,7 @@ class CleverHansDisplay:
     """
 
     ax_: Axes
-    figure_: Figure | SubFigure
+    figure_: Figure | Any  # a SubFigure, where one was given
     points_: dict[str, Line2D]
     diagonals_: list[Line2D]
     baseline_: Line2D | None

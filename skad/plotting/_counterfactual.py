@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from skad._scores import normality
-from skad._typing import ArrayLike, ImageShape
+from skad._typing import AnyArray, ArrayLike, ImageShape
 from skad.plotting._checks import (
     check_count,
     dense,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation
 
     from skad.detectors import IOCN
-
 
 __all__ = ["CounterfactualDisplay"]
 
@@ -92,7 +91,7 @@ class CounterfactualDisplay:
     >>> plt.close(display.figure_)
     """
 
-    figure_: Figure | SubFigure
+    figure_: Figure | Any  # a SubFigure, where one was given
     axes_: AnyArray
     arrows_: list[list[Annotation]]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from skad._scores import normality
-from skad._typing import AnyRows, ArrayLike, ImageShape
+from skad._typing import AnyArray, AnyRows, ArrayLike, ImageShape
 from skad.explanation import explain
 from skad.plotting._checks import (
     check_count,
@@ -39,11 +39,12 @@ from skad.plotting._draw import (
 )
 
 if TYPE_CHECKING:
+    from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap
     from matplotlib.container import BarContainer
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
-
+    from matplotlib.legend import Legend
 
 __all__ = ["ExplanationDisplay"]
 
@@ -112,7 +113,7 @@ class ExplanationDisplay:
     >>> plt.close(display.figure_)
     """
 
-    figure_: Figure | SubFigure
+    figure_: Figure | Any  # a SubFigure, where one was given
     axes_: AnyArray
     maps_: list[AxesImage]
     colorbar_: Colorbar
@@ -121,7 +122,7 @@ class ExplanationDisplay:
 
     def __init__(
         self,
-        inputs: ArrayLike,
+        inputs: Any,
         relevance: ArrayLike,
         *,
         mask: ArrayLike | None = None,
@@ -130,7 +131,7 @@ class ExplanationDisplay:
         feature_names: Sequence[str] | None = None,
         image_shape: ImageShape = None,
     ):
-        self.inputs = inputs
+        self.inputs: Any = inputs
         self.relevance = relevance
         self.mask = mask
         self.scores = scores
@@ -349,8 +350,8 @@ class ExplanationDisplay:
         titles = row_titles(len(inputs), self.scores, labels)
         if shape is None:
             return self._plot_bars(new_figure, inputs, titles, max_features)
-        maps = self._color_options(inputs, shape, quantile, reference_maps)
-        return self._plot_maps(new_figure, inputs, titles, shape, *maps, cmap)
+        heat, low, high = self._color_options(inputs, shape, quantile, reference_maps)
+        return self._plot_maps(new_figure, inputs, titles, shape, heat, low, high, cmap)
 
     def _color_options(self, X, shape, quantile, reference_maps):
         """Heat maps, and the lower and upper end of their colours."""

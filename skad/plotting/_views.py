@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from skad._scores import normality
-from skad._typing import ArrayLike, ImageShape
+from skad._typing import AnyArray, ArrayLike, ImageShape
 from skad.explanation import explain
 from skad.plotting._checks import (
     check_count,
@@ -22,13 +22,13 @@ from skad.plotting._common import import_pyplot
 from skad.plotting._draw import color_scale, draw_grid, maps_size, pictures
 
 if TYPE_CHECKING:
+    from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
 
     from skad.detectors import GEO
     from skad.images import View
-
 
 __all__ = ["ViewsDisplay"]
 
@@ -93,7 +93,7 @@ class ViewsDisplay:
     >>> plt.close(display.figure_)
     """
 
-    figure_: Figure | SubFigure
+    figure_: Figure | Any  # a SubFigure, where one was given
     axes_: AnyArray
     squares_: list[AxesImage]
     colorbar_: Colorbar

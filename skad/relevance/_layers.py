@@ -12,6 +12,7 @@ import math
 from contextvars import ContextVar
 from functools import cached_property
 from numbers import Real
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -29,7 +30,8 @@ from skad.relevance._modules import (
 
 __all__ = ["LayerwiseRelevance"]
 
-_CALL = ContextVar("skad_layerwise_relevance")  # so that threads can share a copy
+# A context variable, so that threads can share a copy.
+_CALL: ContextVar[Any] = ContextVar("skad_layerwise_relevance")
 
 
 class LayerwiseRelevance:

@@ -10,6 +10,7 @@ import operator
 import threading
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,12 +50,12 @@ class ReceptiveField:
     jump: tuple[float, float]
 
     @property
-    def size(self):
+    def size(self) -> tuple[float, ...]:
         """Height and width, in pixels."""
         return tuple(map(lambda low, high: high - low + 1, self.low, self.high))
 
     @property
-    def start(self):
+    def start(self) -> tuple[float, ...]:
         """Row and column of the centre of what the first output sees."""
         return tuple(map(lambda low, high: (low + high) / 2, self.low, self.high))
 
@@ -433,7 +434,7 @@ _POINTWISE_LAYERS = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
     *(nn.AlphaDropout, nn.FeatureAlphaDropout),
 )
-_MODULES = {
+_MODULES: dict[type, Any] = {
     **dict.fromkeys((nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d), _window),
     nn.ConvTranspose2d: _transposed,
     **dict.fromkeys((nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d), _pad),
