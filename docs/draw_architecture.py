@@ -29,6 +29,7 @@ LAYERS = [
         "_sklearn": "its private names",
         "_scores": "signs",
         "_versions": "what is installed",
+        "_typing": "names for types",
     },
 ]
 WITH_TORCH = {"relevance", "images", "neural", "detectors", "testing"}

@@ -25,9 +25,13 @@ normal, odd = wine.data[wine.target == 0], wine.data[wine.target == 1]
 iocn = IOCN(random_state=0).fit(normal)
 
 # %%
-# All of the other cultivar score above 0; what is given instead scores 0 at most.
+# The warning: with 59 wines, few of those held out lie within the cube. So a score above 0
+# makes no wine abnormal; ``predict``, by a quantile of the scores, calls all of the other
+# cultivar abnormal, and a tenth of the first. What is given instead scores 0 at most.
 found = iocn.counterfactual(odd)
 print(f"others that score above 0: {(iocn.score_samples(odd) < 0).mean():.0%}")
+for what, wines in {"others": odd, "first cultivar": normal}.items():
+    print(f"{what} that are flagged: {(iocn.predict(wines) == -1).mean():.0%}")
 print(f"highest score of what is given instead: {-iocn.score_samples(found).min():.1e}")
 
 # %%

@@ -29,6 +29,8 @@ from skad.images import GlobalContrastNormalizer
 
 __all__ = ["NoRuleError", "pull_back", "pulled_back", "refusal"]
 
+_ROUNDING = 1e-6
+
 
 @singledispatch
 def pull_back(transformer: Any, X: Any, relevance: Floats) -> Floats:
@@ -81,14 +83,24 @@ def pull_back(transformer: Any, X: Any, relevance: Floats) -> Floats:
 
 
 def pulled_back(transformer, X, relevance):
-    """Pull back, and see that the rule gave the shape of the input."""
-    relevance = pull_back(transformer, X, relevance)
-    if np.shape(relevance) != np.shape(X):
+    """Pull back, and see that the rule gave the shape of the input, and lost nothing."""
+    pulled, name = pull_back(transformer, X, relevance), type(transformer).__name__
+    if np.shape(pulled) != np.shape(X):
         raise ValueError(
-            f"The rule to pull relevance back through {type(transformer).__name__} gave "
-            f"shape {np.shape(relevance)}, but its input has {np.shape(X)}."
+            f"The rule to pull relevance back through {name} gave shape "
+            f"{np.shape(pulled)}, but its input has {np.shape(X)}."
         )
-    return relevance
+    pulled = np.asarray(pulled)
+    rows = [np.reshape(r, (len(r), -1)) for r in (relevance, pulled)]
+    before, after = (r.sum(axis=1) for r in rows)
+    sizes = [abs(r).sum(axis=1) for r in rows]
+    off = abs(after - before)
+    if (off > _ROUNDING * np.maximum(*sizes)).any():
+        raise ValueError(
+            f"The rule to pull relevance back through {name} must keep the sum of each "
+            f"row; one of {before[off.argmax()]:.6g} became {after[off.argmax()]:.6g}."
+        )
+    return pulled
 
 
 class NoRuleError(TypeError):
@@ -115,9 +127,10 @@ def _(transformer, X, relevance):
 
 @pull_back.register
 def _(transformer: FunctionTransformer, X, relevance):
-    if transformer.func is not None:
-        raise refusal(transformer)
-    return relevance  # a ColumnTransformer's "passthrough"
+    # A ColumnTransformer's "passthrough", or columns that are said to stay themselves.
+    if transformer.func is None or transformer.feature_names_out == "one-to-one":
+        return relevance
+    raise refusal(transformer)
 
 
 @pull_back.register
@@ -161,7 +174,7 @@ def _(transformer, X, relevance):
 
 @pull_back.register
 def _(transformer: ColumnTransformer, X, relevance):
-    pulled = np.zeros((len(relevance), transformer.n_features_in_))
+    pulled = np.zeros((len(relevance), np.shape(X)[1]))  # it takes further columns
     for name, step, columns in transformer.transformers_:
         block = relevance[:, transformer.output_indices_[name]]
         if (isinstance(step, str) and step == "drop") or block.shape[1] == 0:

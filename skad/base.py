@@ -244,6 +244,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         """
         return self._unattributed(self._validate(X))
 
+    def _relevance(self, X):
+        raise NotImplementedError(
+            f"{type(self).__name__} scores, but does not explain: it has no _relevance(X)."
+        )
+
     def _unattributed(self, X):
         return np.zeros(len(X))
 
@@ -260,6 +265,15 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         if self._in_sample_share is not None:
             return np.quantile(-self._outlier_score(X), self._in_sample_share)
         scores = self._out_of_sample_score(X, calibration_rows(len(X)))
+        if len(scores) * self.false_alarm_rate < 1:
+            warnings.warn(
+                f"{len(scores)} rows can't tell a false_alarm_rate of "
+                f"{self.false_alarm_rate:g} from 0: it takes "
+                f"{1 / self.false_alarm_rate:.0f} at least. More fresh rows will be "
+                "flagged.",
+                UserWarning,
+                stacklevel=4,
+            )
         return np.quantile(-scores, self.false_alarm_rate)
 
     @property
@@ -301,6 +315,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
                 f"on images of shape {fitted}."
             )
+        if shape is None and fitted is not None and np.shape(X) == tuple(fitted[-2:]):
+            raise ValueError(f"X is one image, of shape {np.shape(X)}; give X[None].")
         X = self._checked(X, reset=False)
         if shape is None:
             shape = X.shape[1:]

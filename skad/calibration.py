@@ -411,7 +411,9 @@ def _indexable(X):
 
 
 @explain.register
-def _(estimator: ConformalDetector, X, *, space="input", references=None):
+def _(
+    estimator: ConformalDetector, X: Any, *, space: Any = "input", references: Any = None
+) -> Any:
     check_is_fitted(estimator)
     if references is None:
         references = estimator._references

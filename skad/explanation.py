@@ -137,7 +137,7 @@ def explain(
 
 
 @explain.register
-def _(estimator: Pipeline, X, *, space="input", references=None):
+def _(estimator: Pipeline, X: Any, *, space: Any = "input", references: Any = None) -> Any:
     _check_space(space)
     check_is_fitted(estimator)
     *steps, detector = _flat_steps(estimator)
@@ -235,7 +235,7 @@ def _flat_steps(estimator):
 
 
 @decompose.register
-def _(estimator: BaseDetector, X, space):
+def _(estimator: BaseDetector, X: Any, space: Any) -> Any:
     """Decompose one of skad's own by its explanation, as flat rows."""
     relevance, unattributed = estimator.explain(X), estimator.unattributed(X)
     if space is not None:
@@ -249,7 +249,7 @@ def _(estimator: BaseDetector, X, space):
 
 
 @decompose.register
-def _(estimator: Pipeline, X, space):
+def _(estimator: Pipeline, X: Any, space: Any) -> Any:
     """Decompose the last step's score, its relevance pulled back."""
     check_is_fitted(estimator)
     if space is not None:

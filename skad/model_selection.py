@@ -295,7 +295,9 @@ def _trainable(y):
 
 
 @explain.register
-def _(estimator: InlierTraining, X, *, space="input", references=None):
+def _(
+    estimator: InlierTraining, X: Any, *, space: Any = "input", references: Any = None
+) -> Any:
     check_is_fitted(estimator)
     if references is None:
         references = estimator._references
@@ -303,6 +305,6 @@ def _(estimator: InlierTraining, X, *, space="input", references=None):
 
 
 @decompose.register
-def _(estimator: InlierTraining, X, space):
+def _(estimator: InlierTraining, X: Any, space: Any) -> Any:
     check_is_fitted(estimator)
     return decompose(estimator.estimator_, X, space=space)

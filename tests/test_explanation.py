@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from pyod.models.knn import KNN
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.compose import make_column_transformer
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
@@ -30,7 +30,14 @@ from sklearn.preprocessing import (
 )
 
 from skad import KDE, InlierTraining, PyODDetector, explain
-from skad.explanation import occlude, patch_groups, pull_back, shapley_values
+from skad.explanation import (
+    Decomposition,
+    decompose,
+    occlude,
+    patch_groups,
+    pull_back,
+    shapley_values,
+)
 from skad.images import GlobalContrastNormalizer
 
 
@@ -136,17 +143,58 @@ def test_searches_nested_pipelines_and_n_d_input(X):
 
 
 def test_teaching_rules(X):
-    class Doubled(FunctionTransformer):
+    class Mirrored(FunctionTransformer):
         pass
 
     class Constant(IsolationForest):
         pass
 
-    pull_back.register(Doubled, lambda transformer, X, relevance: relevance / 2)
-    explain.register(Constant, lambda e, X, **_: np.ones(np.shape(X)))
-    model = make_pipeline(Doubled(np.copy), Constant(n_estimators=2)).fit(X)
-    assert (explain(model[-1], X) == 1).all()
-    assert (explain(model, X) == 0.5).all()
+    pull_back.register(Mirrored, lambda transformer, X, relevance: relevance[:, ::-1])
+    explain.register(Constant, lambda e, X, **_: np.tile(np.arange(4.0), (len(X), 1)))
+    model = make_pipeline(Mirrored(np.fliplr), Constant(n_estimators=2)).fit(X)
+    assert (explain(model[-1], X) == [0, 1, 2, 3]).all()
+    assert (explain(model, X) == [3, 2, 1, 0]).all()
+
+    pull_back.register(Mirrored, lambda transformer, X, relevance: relevance / 2)
+    with pytest.raises(ValueError, match="sum of each row; one of 6 became 3"):
+        explain(model, X)
+
+
+def test_a_rule_of_a_wrong_shape(X):
+    class Flat(IsolationForest):
+        pass
+
+    decompose.register(Flat)(
+        lambda e, X: Decomposition(np.ones(len(X)), np.ones(len(X)), "q")
+    )
+    with pytest.raises(ValueError, match=r"shape \(80,\).*\(80, 4\) and \(80,\)"):
+        explain(Flat(n_estimators=2).fit(X), X)
+
+    class Even(IsolationForest):
+        pass
+
+    decompose.register(Even)(lambda e, X: Decomposition(np.ones(X.shape), np.ones(80), "q"))
+    assert (explain(Even(n_estimators=2).fit(X), X) == 1).all()
+    rotated = make_pipeline(PCA(), Even(n_estimators=2)).fit(X)
+    with pytest.raises(TypeError, match="no rule says"):  # a rule of two takes no space
+        explain(rotated, X)
+
+
+def test_columns_that_stay_themselves(X):
+    """Declared one-to-one; and a ColumnTransformer that sees more columns than it chose."""
+    logs = FunctionTransformer(np.log1p, feature_names_out="one-to-one")
+    model = make_pipeline(logs, KDE()).fit(abs(X))
+    assert_allclose(
+        explain(model, abs(X)),
+        KDE().fit(logs.transform(abs(X))).explain(logs.transform(abs(X))),
+    )
+    frame = pd.DataFrame(X, columns=list("abcd"))
+    chosen = make_pipeline(
+        ColumnTransformer([("some", StandardScaler(), ["b", "d"])]), KDE()
+    )
+    chosen.fit(frame)
+    further = explain(chosen, frame.assign(e=1.0))
+    assert_allclose(further, np.pad(explain(chosen, frame), ((0, 0), (0, 1))))
 
 
 class ToTheMedian(OutlierMixin, BaseEstimator):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import skad
 
 ROOT = Path(skad.__file__).parent
@@ -92,6 +94,18 @@ def test_detectors_without_a_network_import_no_skorch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("package", [skad, skad.detectors, skad.images])
+def test_type_checkers_see_the_lazy_names(package):
+    tree = ast.parse(Path(package.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    found = {}
+    for node, module in imports(block):
+        home = module.removeprefix(package.__name__).removeprefix(".")
+        found |= {alias.name: home for alias in node.names}
+    assert found == package._HOME | dict.fromkeys(getattr(package, "_MODULES", ()), "")
 
 
 def test_public_names_are_there():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
+from inspect import signature
+from math import prod
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -303,8 +305,9 @@ def decompose(
 
     Notes
     -----
-    ``decompose.register(MyDetector)`` adds a rule: a function of ``(estimator, X, space)``
-    that gives a `Decomposition`.
+    ``decompose.register(MyDetector)`` adds a rule: a function of ``(estimator, X)``, or of
+    ``(estimator, X, space)`` where the score is made of squared distances, that gives a
+    `Decomposition`.
 
     Examples
     --------
@@ -322,7 +325,31 @@ def decompose(
     1
     """
     estimator = unwrapped(estimator)
-    return _find(estimator)(estimator, X, space)
+    return _checked(_applied(_find(estimator), estimator, X, space), X, space)
+
+
+def _applied(rule, estimator, X, space):
+    """Apply a rule; one that takes no `space` is one without squared distances."""
+    if len(signature(rule).parameters) > 2:
+        return rule(estimator, X, space)
+    refuse_space(estimator, space)
+    return rule(estimator, X)
+
+
+def _checked(parts, X, space):
+    """See that a rule gave parts of the right shape, and give them."""
+    shape = tuple(X.shape if hasattr(X, "shape") else np.shape(X))
+    if space is not None:
+        shape = (shape[0], space.matrix.shape[1])
+    relevance, unattributed = np.asarray(parts.relevance), np.asarray(parts.unattributed)
+    flat = (shape[0], prod(shape[1:]))  # as skad's own detectors see images
+    if relevance.shape not in (shape, flat) or unattributed.shape != shape[:1]:
+        raise ValueError(
+            f"The rule to decompose the scores gave relevance of shape {relevance.shape} "
+            f"and an unattributed part of shape {unattributed.shape}, but {shape} and "
+            f"{shape[:1]} are needed."
+        )
+    return replace(parts, relevance=relevance, unattributed=unattributed)
 
 
 def can_decompose(estimator: Any) -> bool:

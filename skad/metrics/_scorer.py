@@ -158,8 +158,8 @@ class ExplanationAwareScorer(BaseEstimator):
         if len(classes := np.unique(y[known])) < 2:
             raise ValueError(
                 "Detection is the ROC AUC of normal rows against anomalies; this fold has "
-                f"rows labelled {classes.tolist()} only. Use stratified folds, fewer folds or "
-                "more anomalies."
+                f"rows labelled {classes.tolist()} only. Use stratified folds, fewer folds "
+                "or more anomalies."
             )
         return roc_auc_score(y[known], normality(estimator, _safe_indexing(X, known)))
 
