@@ -4,6 +4,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 
 _CODE = """
 import skad, sys
@@ -36,7 +37,8 @@ def main():
     import skad
     from skad.testing import check_detector
 
-    for name in ("KDE", "AutoEncoder", "IOCN"):
+    warnings.simplefilter("ignore")  # of networks that train on a dozen rows
+    for name in ("KDE", "AutoEncoder"):
         detector = getattr(skad, name)()
         results = check_estimator(detector, on_fail=None)
         passed = [r["status"] for r in results].count("passed")

@@ -8,7 +8,8 @@ metadata routing, sliced along with the folds. Detection chooses a mixture. Expl
 chooses a kernel density estimate, which costs three points of ROC AUC. Both together choose
 another one, which costs two, and explains as well.
 
-Run it with ``python examples/plot_choose_by_explanation.py``; it takes some fifteen seconds.
+Run it with ``python examples/plot_choose_by_explanation.py``; it takes a quarter of a
+minute.
 """
 
 # %%

@@ -8,11 +8,11 @@ trained on each, and each edge is drawn.
 
 A map that can be inverted keeps what is connected connected: between the moons, and between
 the Gaussians, there are bridges, and the circles' hole is filled. The more features there
-are, the less room such bridges take. Some edges have whiskers too: thin corners of the
-square that lead far away from the rows.
+are, the less room such bridges take. Trained for longer, some edges get whiskers: thin
+corners of the square that lead far away from the rows.
 
 Run it with ``python examples/plot_iocn_2d.py``; it takes some twenty seconds. With
-``--all``, which takes two minutes, five networks train four times as long, follow the moons
+``--all``, which takes two minutes, five networks train five times as long, follow the moons
 more closely, and the picture, left in ``iocn_2d.png``, is that of the study.
 """
 
@@ -29,7 +29,7 @@ from sklearn.metrics import roc_auc_score
 from skad import IOCN
 
 ALL = "--all" in sys.argv
-N_NETWORKS, N_EPOCHS = (5, 375) if ALL else (3, 100)
+N_NETWORKS, N_EPOCHS = (5, 375) if ALL else (3, 75)
 
 
 def two_gaussians(n, seed):

@@ -104,11 +104,6 @@ class Rules(Protocol[P, R_co]):
     @overload
     def register(self, cls: Rule, func: None = None) -> Rule: ...
 
-    @property
-    def dispatch(self) -> Callable[[type], Callable[..., Any]]:
-        """Find the rule for a class."""
-        ...
-
 
 Mean_contra = TypeVar("Mean_contra", contravariant=True)
 

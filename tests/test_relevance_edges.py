@@ -17,6 +17,7 @@ from skad.relevance._fold import fold_batch_norms
 from skad.relevance._layers import LayerwiseRelevance
 from skad.relevance._modules import close, shared_copy
 from skad.relevance._path import ByAutograd, mean_gradient
+from skad.relevance._pooling import Conserving, PowerMean
 from skad.relevance._view_score import ViewHeads
 from skad.relevance._whitening import Spectrum, best_regularization
 
@@ -107,6 +108,12 @@ def test_a_network_that_gives_0_has_no_relevance():
 def test_from_infinite_outputs_nothing_is_concluded():
     infinite = torch.tensor([1.0, torch.inf])
     assert close(torch.zeros(2), infinite)
+
+
+def test_outputs_are_compared_in_units_of_their_own():
+    small = torch.tensor([1e-6])
+    assert not close(small, 2 * small)
+    assert close(1e12 * small, 1e12 * small + 1)
 
 
 def test_messages_name_the_module():
@@ -216,6 +223,11 @@ def test_relevance_near_a_template_that_is_far_from_the_others():
     templates = np.array([[-4000.0, 0, 0], [4000.0, 0, 0], [0, 4000.0, 4000.0]])
     relevance = KDE(bandwidth=1.0).fit(templates).explain([[-4000.0, 0.03, 0]])
     np.testing.assert_allclose(relevance, [[0, 9e-4, 0]], rtol=1e-9, atol=1e-15)
+
+
+def test_distances_at_zero_or_by_rounding_below_it():
+    assert PowerMean(1.0, 2.0).log_kernel(torch.tensor([1e-3])).tolist() == [0]
+    assert Conserving().slope(None, torch.tensor([0.0, 2.0])).tolist() == [0, 0.5]
 
 
 def test_a_later_tile_of_templates_is_nearer_by_more_than_exp_can_tell():
