@@ -8,6 +8,9 @@ os.environ.setdefault("SCIPY_ARRAY_API", "1")  # else scikit-learn skips a check
 import pytest
 import torch
 
+# No doctests: another conftest.py has its name; the other is for type checkers only.
+collect_ignore = ["conftest.py", "typing_consumer.py"]
+
 
 @pytest.fixture(autouse=True)
 def number_of_threads():

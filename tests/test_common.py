@@ -87,10 +87,10 @@ DETECTORS = [
     HSC(max_epochs=5, loss="focal", false_alarm_rate=0.1),
     FCDD(max_epochs=10),
     FCDD(max_epochs=10, objective="image", pooling="max"),
-    GEO(max_epochs=5),
-    GEO(max_epochs=5, held_out=0.2, false_alarm_rate=0.1),
-    GEO(max_epochs=5, explanation="expected_gradients"),
-    GEO(max_epochs=5, heads="separate", outliers="uniform", solver="fixed_point"),
+    GEO(max_epochs=2),
+    GEO(max_epochs=2, held_out=0.2, false_alarm_rate=0.1),
+    GEO(max_epochs=2, explanation="expected_gradients"),
+    GEO(max_epochs=2, heads="separate", outliers="uniform", solver="fixed_point"),
     IOCN(**SMALL),
     IOCN(**SMALL, distance="data", held_out=0.0, false_alarm_rate=0.1),
     IOCN(**SMALL, preprocessing="sphere", pull="p_norm"),
@@ -148,7 +148,7 @@ def test_explanation_checks(detector, check):
 
 
 @pytest.mark.parametrize(
-    "detector", map(PyODDetector, (KNN(), PCA(), LOF(), OCSVM())), ids=str
+    "detector", [PyODDetector(d) for d in (KNN(), PCA(), LOF(), OCSVM())], ids=str
 )
 def test_explanation_checks_of_pyod(detector):
     check_detector(detector)

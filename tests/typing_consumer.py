@@ -49,7 +49,7 @@ conformal = ConformalDetector(KDE(), calibration="cross", random_state=0).fit(X)
 assert_type(conformal.select(X, max_false_discovery_rate=0.1), npt.NDArray[np.bool_])
 assert_type(cosine_similarity_score(mask, kde.explain(X)), float)
 assert_type(cosine_similarity_score(mask, kde.explain(X), average=None), Floats)
-rank_table(benchmark(["KDE"], {"digits": (X, y)}, seeds=[0, 1]), by="roc_auc").round(2)
+rank_table(benchmark(["kde"], {"digits": (X, y)}, seeds=[0, 1]), by="roc_auc").round(2)
 display = skad.plotting.ExplanationDisplay.from_estimator(kde, X, labels=["a", "b"])
 display.plot(max_rows=2).figure_.savefig("rows.png")
 
