@@ -1,7 +1,7 @@
 """Workers of a dask cluster in place of one process, arrays of dask in place of memory."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import joblib
 import numpy as np
@@ -10,10 +10,10 @@ import pytest
 import sklearn
 import torch
 from sklearn.base import clone
-from sklearn.ensemble import IsolationForest
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import OneClassSVM
 from threadpoolctl import threadpool_limits
 
 from skad import KDE, AutoEncoder, Bag, InlierTraining, explain
@@ -35,14 +35,14 @@ FRESH = RNG.standard_normal((1200, 4))
 CHUNK = 512
 TIMES = ["fit_seconds", "score_seconds", "explain_seconds", "peak_mib"]
 NETWORK = AutoEncoder(hidden=(8,), max_epochs=2, random_state=0)
-FOREST = IsolationForest(n_estimators=5, random_state=0)
-BAG = Bag([("kde", KDE()), ("forest", FOREST), ("network", NETWORK)])
+BAG = Bag([("kde", KDE()), ("svm", OneClassSVM()), ("network", NETWORK)])
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     """Two workers, processes of their own, which are gone afterwards."""
     with (
+        suppress(TimeoutError),  # of workers that are slow to go, on a busy machine
         dask.config.set(temporary_directory=str(tmp_path_factory.mktemp("workers"))),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
@@ -124,7 +124,7 @@ def test_bag(client):
 
 def test_benchmark_and_its_cache(client, tmp_path):
     """What a worker has run, it keeps; the next call finds it."""
-    detectors = {"KDE": KDE(), "network": NETWORK, "forest": FOREST}
+    detectors = {"KDE": KDE(), "network": NETWORK, "svm": OneClassSVM()}
     options = {"seeds": 1, "progress": False}
     alone = benchmark(detectors, {"toy": (X, Y, MASK)}, **options)
     options["cache"] = tmp_path
