@@ -25,6 +25,9 @@ distributed = pytest.importorskip("distributed")
 da = pytest.importorskip("dask.array")
 psutil = pytest.importorskip("psutil")
 
+# torch 2.4 warns when it unpickles tensors; as an error, it stops the client's own thread.
+pytestmark = pytest.mark.filterwarnings("ignore:You are using `torch.load`:FutureWarning")
+
 RNG = np.random.default_rng(0)
 Y = np.where(np.arange(160) % 8, 1, -1)
 X = RNG.standard_normal((160, 4))
