@@ -1,10 +1,11 @@
 """What several processes gain a search and cost it, and what a memory map saves.
 
-    python benchmarks/dask_overhead.py > results.md      # some 6 minutes, 2 GB of disk
+    python benchmarks/dask_overhead.py > results.md      # some 5 minutes
     python benchmarks/dask_overhead.py --quick           # tiny sizes: does it run?
     python benchmarks/dask_overhead.py --sections search --repeats 5
 
-Run it on an idle machine of two cores or more. Every process computes on one thread.
+Run it on an idle machine of two cores or more, with 5 GB of memory and 2 GB of disk to
+spare. Every process computes on one thread.
 """
 
 import _common  # noqa: F401 - first: it sets one thread before numpy and torch load

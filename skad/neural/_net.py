@@ -218,7 +218,9 @@ class OneClassNet(NeuralNet):
     def _quick_epoch(self, iterator, training):
         self._set_training(training)
         module, criterion, optimizer = self.module_, self.criterion_, self.optimizer_
-        losses, sizes = [], []
+        # Not a list of tensors: small ones, kept between large ones, keep memory in pieces.
+        losses = torch.zeros(len(iterator), dtype=torch.float32, device=self._place)
+        sizes = []
         with torch.set_grad_enabled(training):
             for X, y in iterator:
                 X = X.to(self._place)
@@ -229,10 +231,9 @@ class OneClassNet(NeuralNet):
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
-                losses.append(loss.detach())  # reading it would wait for the device
+                losses[len(sizes)] = loss.detach()  # reading it would wait for the device
                 sizes.append(len(X))
-        losses = torch.stack(losses).double().cpu().numpy()
-        return float(np.average(losses, weights=sizes))
+        return float(np.average(losses.double().cpu().numpy(), weights=sizes))
 
     def _schedule_step(self):
         if self.lr_schedule is not None:
