@@ -46,7 +46,7 @@ linkcheck_anchors = False
 
 def _without_internet():
     """Give an empty inventory: without internet, the build is one without those links."""
-    inventory = Path(tempfile.mkdtemp()) / "nothing.inv"
+    inventory = Path(tempfile.gettempdir()) / "skad-docs-nothing.inv"
     head = "# Sphinx inventory version 2\n# Project: nothing\n# Version: 0\n# zlib\n"
     inventory.write_bytes(head.encode() + zlib.compress(b""))
     return str(inventory)

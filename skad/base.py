@@ -264,7 +264,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _find_offset(self, X):
         if self._in_sample_share is not None:
             return np.quantile(-self._outlier_score(X), self._in_sample_share)
-        scores = self._out_of_sample_score(X, calibration_rows(len(X)))
+        fresh = self._out_of_sample_score(X, calibration_rows(len(X)))
+        return self._offset_of_fresh(fresh)
+
+    def _offset_of_fresh(self, scores):
+        """Give the threshold that flags the false_alarm_rate of out-of-sample scores."""
         if len(scores) * self.false_alarm_rate < 1:
             warnings.warn(
                 f"{len(scores)} rows can't tell a false_alarm_rate of "
@@ -272,7 +276,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"{1 / self.false_alarm_rate:.0f} at least. More fresh rows will be "
                 "flagged.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return np.quantile(-scores, self.false_alarm_rate)
 
@@ -315,12 +319,17 @@ class BaseDetector(OutlierMixin, BaseEstimator):
                 f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
                 f"on images of shape {fitted}."
             )
-        if shape is None and fitted is not None and np.shape(X) == tuple(fitted[-2:]):
-            raise ValueError(f"X is one image, of shape {np.shape(X)}; give X[None].")
+        if shape is None and fitted is not None:
+            self._refuse_one_image(np.shape(X))
         X = self._checked(X, reset=False)
         if shape is None:
             shape = X.shape[1:]
         return (X, shape) if with_shape else X
+
+    def _refuse_one_image(self, shape):
+        wide = len(shape) == 2 and shape[1] == self.n_features_in_  # rows, if images of one
+        if not wide and shape == tuple(self.image_shape_[-2:]):
+            raise ValueError(f"X is one image, of shape {shape}; give X[None].")
 
     def _flattened(self, X):
         """Give flat rows, and the shape of one image (None for flat input)."""

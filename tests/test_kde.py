@@ -13,6 +13,7 @@ from scipy.special import logsumexp, softmax
 from sklearn.neighbors import KernelDensity
 
 from skad import KDE
+from skad.base import BaseDetector
 
 LN2 = np.sqrt(1 / (2 * np.log(2)))  # sigma of gamma = ln 2
 TEMPLATES, QUERY = [[1.0, 0.0], [0.0, 2.0]], [[0.0, 0.0]]
@@ -411,3 +412,37 @@ def test_images_of_another_shape_are_refused():
         kde.explain(images.reshape(20, 6, 4))
     with pytest.raises(ValueError, match=r"shape \(4, 6\), but image_shape=\(6, 4\)"):
         KDE(image_shape=(6, 4)).fit(images)
+
+
+def test_one_image_is_not_taken_for_rows():
+    images = np.random.default_rng(0).random((20, 4, 6))
+    kde = KDE().fit(images)
+    with pytest.raises(ValueError, match=r"one image, of shape \(4, 6\); give X\[None\]"):
+        kde.predict(images[0])
+    strips = images[:, :1]  # of height 1: one flat row has the shape of an image
+    kde = KDE().fit(strips)
+    assert_allclose(kde.score_samples(strips[0]), kde.score_samples(strips)[:1])
+
+
+def test_rates_that_so_few_rows_cannot_tell():
+    X = np.random.default_rng(0).standard_normal((30, 2))
+    with pytest.warns(UserWarning, match=r"30 rows .* of 0\.01 .* it takes 100 at least"):
+        KDE(false_alarm_rate=0.01).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KDE(false_alarm_rate=0.1).fit(X)
+
+
+def test_a_detector_that_does_not_explain_says_so():
+    class Scores(BaseDetector):
+        def _fit(self, X, y):
+            pass
+
+        def _outlier_score(self, X):
+            return X.sum(axis=1)
+
+    X = np.array(TEMPLATES)
+    detector = Scores().fit(X)
+    assert_allclose(detector.score_samples(X), -X.sum(axis=1))
+    with pytest.raises(NotImplementedError, match="Scores scores, but does not explain"):
+        detector.explain(X)

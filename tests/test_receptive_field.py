@@ -347,7 +347,7 @@ def function(forward, *layers):
         (function(lambda x, m: F.adaptive_avg_pool2d(x, 1)), r"adaptive_avg_pool2d\(\)"),
         (
             function(lambda x, m: F.avg_pool2d(x, x.shape[2:])),
-            r"avg_pool2d\(\).*(depends on|Proxy)",
+            r"avg_pool2d\(\).*(depends on|must be tuple of ints, not Proxy)",
         ),
         (function(lambda x, m: x @ x.transpose(2, 3)), r"transpose\(\)"),
         (function(lambda x, m: torch.cat([x, x], 2)), r"cat\(\).*channels"),

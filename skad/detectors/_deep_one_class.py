@@ -231,7 +231,7 @@ class DeepOneClass(ReadsByPart, BaseDetector):
         if self._in_sample_share is not None:
             return np.quantile(-self._score(phi), self._in_sample_share)
         scores = self._cross_fitted_score(phi, calibration_rows(len(phi)))
-        return np.quantile(-scores, self.false_alarm_rate)
+        return self._offset_of_fresh(scores)
 
     def _outlier_score(self, X):
         return self._score(self._features(X))

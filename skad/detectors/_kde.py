@@ -253,12 +253,12 @@ class KDE(BaseDetector):
         return labels
 
     def _find_offset(self, X):
-        fresh = -self._out_of_sample_score(X, calibration_rows(len(X)))
+        fresh = self._out_of_sample_score(X, calibration_rows(len(X)))
         if self._in_sample_share is None:
-            offset = np.quantile(fresh, self.false_alarm_rate)
+            offset = self._offset_of_fresh(fresh)
         else:
             offset = super()._find_offset(X)
-        self.expected_false_alarm_rate_ = float(np.mean(fresh < offset))
+        self.expected_false_alarm_rate_ = float(np.mean(-fresh < offset))
         return offset
 
     def _outlier_score(self, X):

@@ -15,7 +15,15 @@ from skad._typing import ArrayLike, Floats, Ints, Rows
 from skad.base import as_rows
 from skad.datasets import LazyImages
 
-__all__ = ["LazyRows", "PreparedRows", "ReadsByPart", "extremes", "joined", "parts"]
+__all__ = [
+    "LazyRows",
+    "PreparedRows",
+    "ReadsByPart",
+    "arrays",
+    "extremes",
+    "joined",
+    "parts",
+]
 
 _PART_ENTRIES = 2**20
 
@@ -153,7 +161,7 @@ def lazy_rows(X, dtype):
 
 def extremes(X):
     """Give the least and the greatest value of each feature, (2, d), part by part."""
-    ends = [(part.min(axis=0), part.max(axis=0)) for part in _arrays(X)]
+    ends = [(part.min(axis=0), part.max(axis=0)) for part in arrays(X)]
     low, high = zip(*ends, strict=True)
     return np.stack([np.min(low, axis=0), np.max(high, axis=0)])
 
@@ -170,7 +178,8 @@ def parts(X):
     return gen_batches(len(X), max(1, _PART_ENTRIES // prod(X.shape[1:])))
 
 
-def _arrays(X):
+def arrays(X):
+    """Give the parts of rows as arrays, one after the other."""
     return (np.asarray(X[part]) for part in parts(X))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from skad.neural._blocks import ALIGNMENT, as_tensor
-from skad.neural._rows import extremes, parts
+from skad.neural._rows import arrays, extremes
 from skad.relevance._layers import LayerwiseRelevance
 
 __all__ = [
@@ -426,6 +426,6 @@ class ScaledRows:
 def moments(X):
     """Mean and variance of each feature, with a part of the rows in memory at a time."""
     scaler = StandardScaler()
-    for part in parts(X):
-        scaler.partial_fit(np.asarray(X[part]))
+    for part in arrays(X):
+        scaler.partial_fit(part)
     return scaler.mean_, scaler.var_
