@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skad._scores import normality
-from skad._sklearn import _num_samples, _safe_indexing
+from skad._sklearn import _num_samples, _safe_indexing, take_rows
 from skad._typing import AnyRows, ArrayLike, Floats, Ints
 
 __all__ = ["Exchange", "keep_references", "occlude", "patch_groups"]
@@ -138,7 +138,7 @@ def keep_references(X):
     if n <= _KEPT:
         return X
     rows = np.random.default_rng(0).choice(n, _KEPT, replace=False)
-    return _safe_indexing(X, np.sort(rows))
+    return take_rows(X, np.sort(rows))
 
 
 class Exchange:

@@ -5,6 +5,7 @@ checks read them; the names are underscored but stable since 1.3. Should one mov
 is the one place to mend.
 """
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,10 +70,12 @@ __all__ = [
     "check_parameters",
     "clone_parametrized",
     "fit_task",
+    "is_torch_dataset",
     "kept_by_imputer",
     "local_outlier_memory",
     "one_hot_widths",
     "svm_gamma",
+    "take_rows",
     "training_rows",
     "with_callbacks",
 ]
@@ -115,6 +118,22 @@ def fit_task(estimator, X, y, n_subtasks):
 def svm_gamma(machine):
     """Give the gamma of a fitted SVM; "scale" and "auto" are resolved in `fit`."""
     return float(machine._gamma)
+
+
+def is_torch_dataset(X):
+    """Whether X is a data set of torch, told without importing torch."""
+    torch = sys.modules.get("torch")
+    return bool(torch) and isinstance(X, torch.utils.data.Dataset)
+
+
+def take_rows(X, rows):
+    """Give the rows of some numbers, of anything that holds rows.
+
+    Those of a data set of torch stay where they are.
+    """
+    if is_torch_dataset(X):
+        return sys.modules["torch"].utils.data.Subset(X, np.asarray(rows).tolist())
+    return _safe_indexing(X, rows)
 
 
 def training_rows(neighbors):

@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._scores import normality
-from skad._sklearn import Interval, _fit_context
+from skad._sklearn import Interval, _fit_context, is_torch_dataset
 from skad._typing import AnyArray, ArrayLike, Floats, Ints
 from skad.decompositions import NoDecompositionError
 
@@ -351,6 +351,7 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _fitted_image_shape(self, shape, n_features):
         wanted = getattr(self, "image_shape", None)
         if wanted is None:
+            _warn_of_channels_last(shape)
             return shape
         wanted = tuple(wanted)
         if len(wanted) not in (2, 3) or not all(
@@ -383,6 +384,11 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 
 def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Flatten images to rows; give also the shape of one image (None for flat input)."""
+    if is_torch_dataset(X):  # numpy would read on and on
+        raise TypeError(
+            f"X is a data set of torch ({type(X).__name__}), which neural detectors read "
+            "part by part. This one needs its rows in memory, as an array."
+        )
     if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) > 1:
         X = np.asarray(X)
     # `getattr`, since array-likes that are no arrays may refuse numpy functions.
@@ -396,6 +402,16 @@ def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
         )
     shape = X.shape[1:]
     return X.reshape(len(X), prod(shape)), shape
+
+
+def _warn_of_channels_last(shape):
+    if shape is not None and len(shape) == 3 and min(shape[:2]) > 4 >= shape[2]:
+        warnings.warn(
+            f"X holds images of {shape[0]} channels, {shape[1]} rows and {shape[2]} "
+            "columns. If the channels come last, give np.moveaxis(X, -1, 1).",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def same_image(shape: Sequence[int], other: Sequence[int]) -> bool:

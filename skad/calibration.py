@@ -17,7 +17,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
 from skad._scores import normality
-from skad._sklearn import Interval, StrOptions, _fit_context, _num_samples, _safe_indexing
+from skad._sklearn import (
+    Interval,
+    StrOptions,
+    _fit_context,
+    _num_samples,
+    is_torch_dataset,
+    take_rows,
+)
 from skad._typing import AnyArray, AnyRows, ArrayLike, Bools, Floats, Ints, Seed
 from skad.base import all_or_nothing
 from skad.detectors._pyod import as_detector
@@ -179,8 +186,8 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             n = _num_samples(X)
             self.detectors_, self.calibration_scores_ = [], []
             for train, held_out in self._splits(n):
-                copy = as_detector(self.detector).fit(_safe_indexing(X, train))
-                scores = _scores(copy, _safe_indexing(X, held_out))
+                copy = as_detector(self.detector).fit(take_rows(X, train))
+                scores = _scores(copy, take_rows(X, held_out))
                 self.detectors_.append(copy)
                 self.calibration_scores_.append(np.sort(scores))
             self.n_calibration_ = sum(map(len, self.calibration_scores_))
@@ -407,7 +414,7 @@ def _indexable(X):
     """Give rows in a form of which some can be taken."""
     if issparse(X):
         return X.tocsr()
-    return X if hasattr(X, "iloc") else np.asarray(X)
+    return X if hasattr(X, "iloc") or is_torch_dataset(X) else np.asarray(X)
 
 
 @explain.register

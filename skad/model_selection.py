@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
 from skad._scores import can_score
-from skad._sklearn import _num_samples, _safe_indexing, available_if
+from skad._sklearn import _num_samples, available_if, take_rows
 from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
 from skad.base import all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
@@ -36,7 +36,10 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     Parameters
     ----------
     estimator : object
-        A detector of skad, scikit-learn or PyOD, or a Pipeline that ends in one.
+        A detector of skad, scikit-learn or PyOD, or a Pipeline that ends in one. Without a
+        `decision_function` of its own (``GaussianMixture``) it has no threshold:
+        `decision_function` and `predict` are missing here too, and `ConformalDetector`
+        gives both.
 
     Attributes
     ----------
@@ -146,6 +149,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         return self.estimator_.score_samples(X)
 
+    @available_if(_has("decision_function"))
     def decision_function(self, X: AnyRows) -> Floats:
         """Give the fitted detector's decision: negative for anomalies.
 
@@ -167,6 +171,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         return self.estimator_.decision_function(X)
 
+    @available_if(_has("decision_function"))  # the predict of others gives no ±1
     def predict(self, X: AnyRows) -> Ints:
         """Label the rows: +1 normal, -1 anomaly.
 
@@ -274,7 +279,7 @@ def normal_rows(X: Any, y: ArrayLike | None) -> Any:
         raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
     if keep.all():
         return X
-    return _safe_indexing(X.tocsr() if issparse(X) else X, np.flatnonzero(keep))
+    return take_rows(X.tocsr() if issparse(X) else X, np.flatnonzero(keep))
 
 
 def _trainable(y):

@@ -58,6 +58,7 @@ def signed_parts(row_shape=None):
 
 
 TRAINED = fit_features(ROWS, ROWS[:, 0] > 0, network=signed_parts, random_state=0)
+FEW_VIEWS = {"max_epochs": 2, "transforms": "dihedral"}
 SMALL = {"max_epochs": 5, "n_blocks": 2, "hidden": 8, "n_members": 2}
 DETECTORS = [
     KDE(),
@@ -78,19 +79,19 @@ DETECTORS = [
     DeepOneClass(features=signed_parts, false_alarm_rate=0.1),
     DeepOneClass(features=TRAINED),
     DeepSVDD(max_epochs=5),
-    DeepSVDD(max_epochs=5, objective="soft-boundary", false_alarm_rate=0.1),
+    DeepSVDD(max_epochs=3, objective="soft-boundary", false_alarm_rate=0.1),
     DeepSVDD(max_epochs=5, explanation="gradient"),
     DeepSAD(max_epochs=5),
     DeepSAD(max_epochs=5, outliers="uniform"),
     HSC(max_epochs=5),
     HSC(max_epochs=5, loss="cross_entropy"),
-    HSC(max_epochs=5, loss="focal", false_alarm_rate=0.1),
+    HSC(max_epochs=3, loss="focal", false_alarm_rate=0.1),
     FCDD(max_epochs=10),
     FCDD(max_epochs=10, objective="image", pooling="max"),
     GEO(max_epochs=2),
     GEO(max_epochs=2, held_out=0.2, false_alarm_rate=0.1),
-    GEO(max_epochs=2, explanation="expected_gradients"),
-    GEO(max_epochs=2, heads="separate", outliers="uniform", solver="fixed_point"),
+    GEO(**FEW_VIEWS, explanation="expected_gradients", n_references=2),
+    GEO(**FEW_VIEWS, heads="separate", outliers="uniform", solver="fixed_point"),
     IOCN(**SMALL),
     IOCN(**SMALL, distance="data", held_out=0.0, false_alarm_rate=0.1),
     IOCN(**SMALL, preprocessing="sphere", pull="p_norm"),

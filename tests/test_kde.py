@@ -414,6 +414,16 @@ def test_images_of_another_shape_are_refused():
         KDE(image_shape=(6, 4)).fit(images)
 
 
+def test_channels_that_come_last_are_warned_of():
+    images = np.random.default_rng(0).random((20, 8, 8, 3))
+    with pytest.warns(UserWarning, match=r"8 channels, 8 rows and 3 columns.*moveaxis"):
+        KDE().fit(images)
+    for narrow in (np.moveaxis(images, -1, 1), images[:, :4], images[:, 0]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            KDE().fit(narrow)
+
+
 def test_one_image_is_not_taken_for_rows():
     images = np.random.default_rng(0).random((20, 4, 6))
     kde = KDE().fit(images)

@@ -16,15 +16,17 @@ from pyod.models.sampling import Sampling
 from pyod.models.vae import VAE
 from pyod.version import __version__
 from scipy.sparse import coo_array
+from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skad import KDE, Bag, InlierTraining, PyODDetector
+from skad import KDE, Bag, ConformalDetector, InlierTraining, PyODDetector
 
 
 @pytest.fixture
@@ -179,6 +181,19 @@ def test_bag_of_everything_keeps_the_sum_law(data):
     )
 
 
+def test_workers_get_the_settings_of_scikit_learn(data):
+    X, y = data
+
+    def by_name(frame):
+        return frame[["x0", "x1"]]
+
+    pipeline = make_pipeline(StandardScaler(), FunctionTransformer(by_name), KDE())
+    bag = Bag([("named", pipeline), ("kde", KDE())], n_jobs=2)
+    with config_context(transform_output="pandas"):
+        scores = bag.fit(X[y == 1]).score_samples(X)
+    assert roc_auc_score(y, scores) > 0.9
+
+
 def test_bag_of_equals_ranks_as_its_member(data):
     X, _ = data
     kde = KDE().fit(X)
@@ -288,7 +303,6 @@ def test_inlier_training_leaves_anomalies_out(data):
 def test_inlier_training_in_a_search_refits_on_normal_rows(data):
     X, y = data
     model = InlierTraining(make_pipeline(StandardScaler(), KDE()))
-    grid = {"estimator__kde__bandwidth": [0.1, 0.5], "estimator__kde": [KDE(), KNN()]}
     grid = [{"estimator__kde__bandwidth": [0.1, 0.5]}, {"estimator__kde": [KNN(), KDE()]}]
     search = GridSearchCV(
         model, grid, scoring="roc_auc", cv=folds(), error_score="raise"
@@ -296,6 +310,17 @@ def test_inlier_training_in_a_search_refits_on_normal_rows(data):
     scaler = search.best_estimator_.estimator_[0]
     assert_allclose(scaler.mean_, X[y == 1].mean(axis=0))
     assert (search.cv_results_["mean_test_score"] > 0.9).all()  # PyOD's sign too
+
+
+def test_inlier_training_has_no_threshold_where_the_detector_has_none(data):
+    X, y = data
+    mixture = InlierTraining(GaussianMixture(2, random_state=0)).fit(X, y)
+    assert roc_auc_score(y, mixture.score_samples(X)) > 0.9
+    # GaussianMixture.predict gives numbers of components.
+    assert not hasattr(mixture, "decision_function") and not hasattr(mixture, "predict")
+    calibrated = ConformalDetector(GaussianMixture(2, random_state=0), random_state=0)
+    scores = cross_val_score(calibrated, X, y, scoring="roc_auc", cv=folds())
+    assert scores.min() > 0.9
 
 
 def test_inlier_training_of_images_and_lists(data):

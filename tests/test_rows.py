@@ -1,5 +1,7 @@
 """Rows that are not in memory: the same detector as of an array, read part by part."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,19 @@ from sklearn.base import clone
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from skad import FCDD, GEO, HSC, IOCN, AutoEncoder, DeepOneClass, DeepSAD, NormalizingFlow
+from skad import (
+    FCDD,
+    GEO,
+    HSC,
+    IOCN,
+    KDE,
+    AutoEncoder,
+    ConformalDetector,
+    DeepOneClass,
+    DeepSAD,
+    InlierTraining,
+    NormalizingFlow,
+)
 from skad.datasets import LazyImages
 from skad.neural._rows import LazyRows, extremes, lazy_rows
 
@@ -114,6 +128,19 @@ def test_loader_of_torch():
     assert np.isfinite(detector.score_samples(ROWS)).all()
 
 
+@pytest.mark.parametrize(
+    "wrap", [InlierTraining, partial(ConformalDetector, random_state=0)]
+)
+def test_wrappers_pass_data_sets_on(wrap):
+    whole, other = (wrap(AutoEncoder(**SHORT)) for _ in range(2))
+    whole.fit(ROWS, Y)
+    other.fit(Items(ROWS), Y)
+    for method in ("score_samples", "predict", "explain"):
+        np.testing.assert_array_equal(
+            getattr(other, method)(Items(ROWS)), getattr(whole, method)(ROWS)
+        )
+
+
 def test_partial_fit_and_warm_start(mapped):
     whole = AutoEncoder(**SHORT).partial_fit(ROWS).partial_fit(ROWS)
     other = AutoEncoder(**SHORT).partial_fit(mapped(ROWS)).partial_fit(Items(ROWS))
@@ -165,6 +192,15 @@ def test_bad_data_sets(X, error, message):
     with pytest.raises(error, match=message):
         detector.fit(X)
     assert not hasattr(detector, "n_features_in_")
+
+
+@pytest.mark.parametrize("detector", [KDE(), InlierTraining(KDE())], ids=str)
+def test_data_sets_for_others(detector):
+    """numpy would ask a data set without an IndexError for rows for ever."""
+    with pytest.raises(TypeError, match=r"data set of torch \(Items\).* array"):
+        detector.fit(Items(ROWS))
+    with pytest.raises(TypeError, match="data set of torch"):
+        detector.fit(ROWS).explain(Items(ROWS))
 
 
 def test_other_width_later():
