@@ -1,8 +1,13 @@
 """One sign for every detector's score: higher is more normal, as in scikit-learn."""
 
-import numpy as np
+from functools import singledispatch
 
-__all__ = ["can_score", "is_pyod", "normality"]
+import numpy as np
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.svm import OneClassSVM
+
+__all__ = ["can_score", "grows_with_rows", "is_pyod", "normality"]
 
 
 def is_pyod(estimator):
@@ -43,6 +48,31 @@ def normality(estimator, X):
         return np.asarray(estimator.score_samples(X), dtype=np.float64).ravel()
     scores = np.asarray(estimator.decision_function(X), dtype=np.float64).ravel()
     return -scores if is_pyod(_last_step(estimator)) else scores
+
+
+@singledispatch
+def grows_with_rows(estimator):
+    """Whether the score is a sum over the training rows, in proportion to their number.
+
+    Scores of copies that are fitted on fewer rows have to be scaled up then.
+    """
+    return False
+
+
+@grows_with_rows.register
+def _(estimator: OneClassSVM):
+    return True  # the dual coefficients sum to nu times the number of rows
+
+
+@grows_with_rows.register
+def _(estimator: Pipeline):
+    return grows_with_rows(estimator.steps[-1][1])
+
+
+@grows_with_rows.register(GridSearchCV)
+@grows_with_rows.register(RandomizedSearchCV)
+def _(estimator):
+    return grows_with_rows(estimator.estimator)
 
 
 def _last_step(estimator):

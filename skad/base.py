@@ -17,7 +17,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skad._scores import normality
+from skad._scores import grows_with_rows, normality
 from skad._sklearn import Interval, _fit_context, is_torch_dataset
 from skad._typing import AnyArray, ArrayLike, Floats, Ints
 from skad.decompositions import NoDecompositionError
@@ -508,6 +508,8 @@ def cross_fitted_scores(
 ) -> Floats:
     """Outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X.
 
+    They are in the units of a detector that is fitted on all of X.
+
     ``fit(copy, X, train)`` is how a copy is fitted on ``X[train]``, where that takes more
     than rows; ``score(copy, X, train, test)`` how it scores ``X[test]``, where its scores
     have units of their own.
@@ -525,4 +527,6 @@ def cross_fitted_scores(
         test = np.intersect1d(test, rows, assume_unique=True)
         if len(test):
             scores[test] = score(fit(clone(detector), X, train), X, train, test)
+            if grows_with_rows(detector):
+                scores[test] *= len(X) / len(train)
     return scores[rows]

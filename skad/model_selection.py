@@ -13,7 +13,7 @@ from sklearn.utils import Tags, column_or_1d, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
-from skad._scores import can_score
+from skad._scores import can_score, grows_with_rows
 from skad._sklearn import _num_samples, available_if, take_rows
 from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
 from skad.base import all_or_nothing, zero_one_complaint
@@ -297,6 +297,11 @@ def _trainable(y):
         message = f"{complaint} All rows but those labelled -1 train."
         warnings.warn(message, UserWarning, stacklevel=5)
     return y != -1
+
+
+@grows_with_rows.register
+def _(estimator: InlierTraining) -> Any:
+    return grows_with_rows(estimator.estimator)
 
 
 @explain.register

@@ -12,6 +12,7 @@ from pyod.models.deep_svdd import DeepSVDD
 from pyod.models.iforest import IForest
 from pyod.models.kde import KDE as PyODKDE
 from pyod.models.knn import KNN
+from pyod.models.ocsvm import OCSVM
 from pyod.models.sampling import Sampling
 from pyod.models.vae import VAE
 from pyod.version import __version__
@@ -25,6 +26,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_sco
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import OneClassSVM
 
 from skad import KDE, Bag, ConformalDetector, InlierTraining, PyODDetector
 
@@ -179,6 +181,27 @@ def test_bag_of_everything_keeps_the_sum_law(data):
     assert_allclose(
         Bag(members(), n_jobs=2).fit(X[y == 1]).score_samples(X), bag.score_samples(X)
     )
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        OneClassSVM(),
+        make_pipeline(StandardScaler(), OneClassSVM(nu=0.2)),
+        InlierTraining(OneClassSVM(kernel="poly", coef0=1)),
+        OCSVM(),
+        GridSearchCV(OneClassSVM(), {"nu": [0.3]}, scoring=lambda *_: 0.0),
+    ],
+    ids=lambda detector: type(detector).__name__,
+)
+def test_scores_that_grow_with_the_rows_have_one_unit(detector):
+    """Copies on four fifths of the rows score .8 times as high."""
+    rng = np.random.default_rng(0)
+    X, fresh = rng.standard_normal((1000, 3)), rng.standard_normal((4000, 3))
+    flagged = Bag([("svm", detector)], false_alarm_rate=0.1).fit(X).predict(fresh) == -1
+    assert 0.07 < flagged.mean() < 0.13
+    twice, once = (OneClassSVM().fit(rows) for rows in (np.vstack([X, X]), X))
+    assert_allclose(twice.score_samples(fresh), 2 * once.score_samples(fresh), rtol=1e-3)
 
 
 def test_workers_get_the_settings_of_scikit_learn(data):

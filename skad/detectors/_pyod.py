@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
 from skad._occlusion import keep_references
-from skad._scores import is_pyod
+from skad._scores import grows_with_rows, is_pyod
 from skad._shapley import shapley_values
 from skad._sklearn import clone_parametrized
 from skad._typing import ImageShape, Seed
@@ -182,6 +182,11 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
 
     def _unattributed(self, X):
         return self._outlier_score(X) - self._relevance(X).sum(axis=1)
+
+
+@grows_with_rows.register
+def _(estimator: PyODDetector) -> bool:
+    return type(estimator.detector).__name__ == "OCSVM"
 
 
 def as_detector(estimator: Any) -> Any:
