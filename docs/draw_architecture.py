@@ -23,12 +23,12 @@ LAYERS = [
         "_occlusion": "from outside, by exchange",
     },
     {"decompositions": "exact sums of scikit-learn's and PyOD's scores"},
-    {"datasets": "X, y, mask"},
+    {"datasets": "X, y, mask", "_scores": "signs and units of scores"},
     {"relevance": "how a score flows back", "images": "corruptions, confetti, views"},
     {
         "_sklearn": "its private names",
-        "_scores": "signs",
         "_versions": "what is installed",
+        "_warnings": "at the caller's line",
         "_typing": "names for types",
     },
 ]

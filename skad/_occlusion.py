@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skad._scores import normality
-from skad._sklearn import _num_samples, _safe_indexing, take_rows
+from skad._sklearn import _num_samples, _safe_indexing, is_torch_dataset, take_rows
 from skad._typing import AnyRows, ArrayLike, Floats, Ints
 
 __all__ = ["Exchange", "keep_references", "occlude", "patch_groups"]
@@ -135,10 +135,15 @@ def patch_groups(image_shape: Sequence[int], side: int) -> Ints:
 def keep_references(X):
     """Draw the normal rows that a wrapper keeps for `occlude`: at most 256, seeded."""
     n = _num_samples(X)
+    rows = np.arange(n)
+    if n > _KEPT:
+        rows = np.sort(np.random.default_rng(0).choice(n, _KEPT, replace=False))
+    if is_torch_dataset(X):  # whose items may be tuples, and which may hold far more
+        items = [X[i] for i in rows.tolist()]
+        return np.stack([np.asarray(i[0] if isinstance(i, tuple) else i) for i in items])
     if n <= _KEPT:
         return X
-    rows = np.random.default_rng(0).choice(n, _KEPT, replace=False)
-    return take_rows(X, np.sort(rows))
+    return take_rows(X.tocsr() if issparse(X) else X, rows)
 
 
 class Exchange:
@@ -208,6 +213,8 @@ class Exchange:
 def _as_table(X):
     if issparse(X):
         raise TypeError("Explanations from outside take no sparse rows: give X.toarray().")
+    if hasattr(X, "__dataframe__") and not hasattr(X, "iloc"):
+        return X.to_pandas()  # polars' and pyarrow's
     return X if hasattr(X, "iloc") else np.asarray(X)
 
 

@@ -1,18 +1,32 @@
-"""One sign for every detector's score: higher is more normal, as in scikit-learn."""
+"""One sign for every detector's score, and who may be asked to score what."""
 
 from functools import singledispatch
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 from sklearn.svm import OneClassSVM
 
-__all__ = ["can_score", "grows_with_rows", "is_pyod", "normality"]
+from skad._sklearn import is_torch_dataset
+
+__all__ = [
+    "can_score",
+    "grows_with_rows",
+    "is_pyod",
+    "needs_memory",
+    "normality",
+    "refuse_torch_dataset",
+]
 
 
 def is_pyod(estimator):
     """Whether a detector is PyOD's own, told without importing PyOD."""
-    return any(c.__module__.split(".")[0] == "pyod" for c in type(estimator).__mro__)
+    return _is_of(estimator, "pyod")
+
+
+def _is_of(estimator, package):
+    return any(c.__module__.split(".")[0] == package for c in type(estimator).__mro__)
 
 
 def can_score(estimator):
@@ -37,8 +51,10 @@ def normality(estimator, X):
     Raises
     ------
     TypeError
-        When the estimator has neither method.
+        When the estimator has neither method, or X is a data set of torch and the
+        estimator none of skad's.
     """
+    refuse_torch_dataset(estimator, X)
     if not can_score(estimator):
         raise TypeError(
             f"{type(estimator).__name__} is no detector: it has neither score_samples "
@@ -48,6 +64,26 @@ def normality(estimator, X):
         return np.asarray(estimator.score_samples(X), dtype=np.float64).ravel()
     scores = np.asarray(estimator.decision_function(X), dtype=np.float64).ravel()
     return -scores if is_pyod(_last_step(estimator)) else scores
+
+
+def refuse_torch_dataset(estimator, X):
+    """Raise TypeError for a data set of torch, unless the estimator is skad's.
+
+    Those know what to do; others hand it to numpy, which reads on and on.
+    """
+    if isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    if is_torch_dataset(X) and not _is_of(estimator, "skad"):
+        raise needs_memory(estimator, X)
+
+
+def needs_memory(estimator, X):
+    """Make the TypeError for a data set of torch."""
+    return TypeError(
+        f"X is a data set of torch ({type(X).__name__}), which skad's neural detectors "
+        f"read part by part. {type(estimator).__name__} needs its rows in memory, as an "
+        "array."
+    )
 
 
 @singledispatch
@@ -76,5 +112,12 @@ def _(estimator):
 
 
 def _last_step(estimator):
-    estimator = getattr(estimator, "best_estimator_", estimator)
-    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    while True:
+        if isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            estimator = estimator.steps[-1][1]
+        else:
+            return estimator

@@ -133,6 +133,8 @@ def take_rows(X, rows):
     """
     if is_torch_dataset(X):
         return sys.modules["torch"].utils.data.Subset(X, np.asarray(rows).tolist())
+    if type(X).__module__.startswith("pyarrow"):  # unknown to scikit-learn 1.6
+        return X.take(rows)
     return _safe_indexing(X, rows)
 
 

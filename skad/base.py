@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -11,15 +10,17 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from sklearn import config_context
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.model_selection import KFold
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skad._scores import grows_with_rows, normality
+from skad._scores import grows_with_rows, needs_memory, normality
 from skad._sklearn import Interval, _fit_context, is_torch_dataset
-from skad._typing import AnyArray, ArrayLike, Floats, Ints
+from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
+from skad._warnings import warn
 from skad.decompositions import NoDecompositionError
 
 __all__ = ["BaseDetector"]
@@ -28,7 +29,35 @@ __all__ = ["BaseDetector"]
 _MAX_CALIBRATION_ROWS = 5000
 
 
-class BaseDetector(OutlierMixin, BaseEstimator):
+class DetectorMixin(OutlierMixin):
+    """scikit-learn's mixin of outlier detectors, whose `fit_predict` reads the labels."""
+
+    def fit_predict(self, X: AnyRows, y: ArrayLike | None = None, **kwargs: Any) -> Ints:
+        """Fit, and label the training rows themselves.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, ...)
+            Rows to train on and to label.
+        y : array-like of shape (n,), default=None
+            Labels, as for `fit`.
+        **kwargs : dict
+            Further arguments of `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int
+            +1 normal, -1 anomaly.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+        """
+        return self.fit(X, y, **kwargs).predict(X)
+
+
+class BaseDetector(DetectorMixin, BaseEstimator):
     """Base class of the detectors: fit, score, predict, explain.
 
     Public methods validate and then call private ones, which see a C-contiguous array
@@ -270,13 +299,11 @@ class BaseDetector(OutlierMixin, BaseEstimator):
     def _offset_of_fresh(self, scores):
         """Give the threshold that flags the false_alarm_rate of out-of-sample scores."""
         if len(scores) * self.false_alarm_rate < 1:
-            warnings.warn(
+            warn(
                 f"{len(scores)} rows can't tell a false_alarm_rate of "
                 f"{self.false_alarm_rate:g} from 0: it takes "
                 f"{1 / self.false_alarm_rate:.0f} at least. More fresh rows will be "
                 "flagged.",
-                UserWarning,
-                stacklevel=5,
             )
         return np.quantile(-scores, self.false_alarm_rate)
 
@@ -315,6 +342,8 @@ class BaseDetector(OutlierMixin, BaseEstimator):
         X, shape = self._flattened(X)
         fitted = self.image_shape_
         if shape is not None and fitted is not None and not same_image(shape, fitted):
+            if (len(X), *shape) == tuple(fitted):
+                raise ValueError(f"X is one image, of shape {fitted}; give X[None].")
             raise ValueError(
                 f"X holds images of shape {shape}, but {type(self).__name__} was fitted "
                 f"on images of shape {fitted}."
@@ -333,13 +362,16 @@ class BaseDetector(OutlierMixin, BaseEstimator):
 
     def _flattened(self, X):
         """Give flat rows, and the shape of one image (None for flat input)."""
+        if is_torch_dataset(X):
+            raise needs_memory(self, X)
         return as_rows(X)
 
     def _checked(self, X, *, reset):
         """Check flat rows, by scikit-learn's rules, and give them as an array."""
         least = 2 if reset else 1
         given = {"dtype": self._dtype, "order": "C", "ensure_min_samples": least}
-        return validate_data(self, X, reset=reset, **given)
+        with config_context(array_api_dispatch=False):  # arrays of others become numpy's
+            return validate_data(self, X, reset=reset, **given)
 
     @property
     def _row_shape(self):
@@ -385,12 +417,16 @@ def all_or_nothing(estimator: Any) -> Iterator[None]:
 def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Flatten images to rows; give also the shape of one image (None for flat input)."""
     if is_torch_dataset(X):  # numpy would read on and on
-        raise TypeError(
-            f"X is a data set of torch ({type(X).__name__}), which neural detectors read "
-            "part by part. This one needs its rows in memory, as an array."
-        )
-    if isinstance(X, list | tuple) and len(X) and np.ndim(X[0]) > 1:
-        X = np.asarray(X)
+        raise TypeError(f"An array is needed here, got a data set of torch: {X!r}.")
+    if isinstance(X, list | tuple) and len(X):
+        if isinstance(X[0], tuple) and X[0] and getattr(X[0][0], "ndim", False):
+            raise TypeError(
+                "X is a list of tuples of arrays, as scikit-learn picks them from a data "
+                "set of torch whose items have labels. Give one whose items are rows "
+                "alone, or an array."
+            )
+        if np.ndim(X[0]) > 1:
+            X = np.asarray(X)
     # `getattr`, since array-likes that are no arrays may refuse numpy functions.
     if getattr(X, "ndim", 2) <= 2:
         return X, None
@@ -406,11 +442,9 @@ def as_rows(X: Any) -> tuple[Any, tuple[int, ...] | None]:
 
 def _warn_of_channels_last(shape):
     if shape is not None and len(shape) == 3 and min(shape[:2]) > 4 >= shape[2]:
-        warnings.warn(
+        warn(
             f"X holds images of {shape[0]} channels, {shape[1]} rows and {shape[2]} "
             "columns. If the channels come last, give np.moveaxis(X, -1, 1).",
-            UserWarning,
-            stacklevel=6,
         )
 
 
@@ -463,7 +497,7 @@ def read_labels(y: ArrayLike | None, n: int) -> npt.NDArray[np.int8]:
     if not complaint and not known.all():
         complaint = "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
     if complaint:
-        warnings.warn(f"{complaint} All but -1 train as normal.", UserWarning, stacklevel=5)
+        warn(f"{complaint} All but -1 train as normal.")
     return np.where(known, y, 0).astype(np.int8)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from math import ceil
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -10,13 +9,14 @@ from typing import Any, Literal, Self
 import numpy as np
 from scipy.sparse import issparse
 from scipy.stats import false_discovery_control
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import KFold
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
-from skad._scores import normality
+from skad._scores import normality, refuse_torch_dataset
 from skad._sklearn import (
     Interval,
     StrOptions,
@@ -26,7 +26,8 @@ from skad._sklearn import (
     take_rows,
 )
 from skad._typing import AnyArray, AnyRows, ArrayLike, Bools, Floats, Ints, Seed
-from skad.base import all_or_nothing
+from skad._warnings import warn
+from skad.base import DetectorMixin, all_or_nothing
 from skad.detectors._pyod import as_detector
 from skad.explanation import explain
 from skad.model_selection import check_detector_methods, keep_names, normal_rows
@@ -37,7 +38,7 @@ _TIE = 1e-9  # of the size of the scores
 _ROUNDING = 1e-9  # of rates and counts: 0.07 * 100 is 7
 
 
-class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
+class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
     r"""Calibrate a detector on normal rows that it has not seen.
 
     The scores s (higher is more normal) of n held-out normal rows turn that of a new row
@@ -56,7 +57,9 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
     ----------
     detector : object
         A detector of skad, scikit-learn or PyOD, or a Pipeline that ends in one. It is not
-        changed.
+        changed. One that is fitted already is ``sklearn.frozen.FrozenEstimator(detector)``:
+        nothing is refitted then, and all rows of `fit` calibrate, none of which it may have
+        seen.
     max_false_positive_rate : float in (0, 1), default=0.1
         `predict` flags the rows with a p-value not above it.
     calibration : {"split", "cross"}, default="split"
@@ -182,11 +185,13 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         with all_or_nothing(self):
             check_detector_methods(self.detector, "detector")
+            refuse_torch_dataset(self.detector, X)
             X = _indexable(normal_rows(X, y))
             n = _num_samples(X)
             self.detectors_, self.calibration_scores_ = [], []
             for train, held_out in self._splits(n):
-                copy = as_detector(self.detector).fit(take_rows(X, train))
+                copy = as_detector(self.detector)
+                copy.fit(take_rows(X, train), None)  # y, since FrozenEstimator wants one
                 scores = _scores(copy, take_rows(X, held_out))
                 self.detectors_.append(copy)
                 self.calibration_scores_.append(np.sort(scores))
@@ -198,6 +203,8 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _splits(self, n):
         """Give (train, held out) numbers of rows, once or once a fold."""
+        if isinstance(self.detector, FrozenEstimator):
+            return [(np.arange(n), np.arange(n))]
         rng = self.random_state
         if rng is None:  # which check_random_state would take for the global generator
             rng = np.random.RandomState(np.random.MT19937())
@@ -225,11 +232,9 @@ class ConformalDetector(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         k = round(rate * (n + 1))
         k -= k / (n + 1) > rate  # the largest k with that p-value within the rate, exactly
         if k == 0:
-            warnings.warn(
+            warn(
                 f"No row can be flagged at max_false_positive_rate={rate}: that takes "
                 f"{ceil((1 - _ROUNDING) / rate) - 1} calibration rows, and there are {n}.",
-                UserWarning,
-                stacklevel=4,
             )
         return k
 
@@ -414,7 +419,8 @@ def _indexable(X):
     """Give rows in a form of which some can be taken."""
     if issparse(X):
         return X.tocsr()
-    return X if hasattr(X, "iloc") or is_torch_dataset(X) else np.asarray(X)
+    frame = hasattr(X, "iloc") or hasattr(X, "__dataframe__")
+    return X if frame or is_torch_dataset(X) else np.asarray(X)
 
 
 @explain.register

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import occlude, patch_groups
 from skad._pull_back import NoRuleError, pull_back, pulled_back, refusal
-from skad._scores import can_score
+from skad._scores import can_score, refuse_torch_dataset
 from skad._shapley import shapley_values
 from skad._typing import AnyRows, Floats, singledispatch
 from skad.base import BaseDetector
@@ -121,6 +121,7 @@ def explain(
     1
     """
     _check_space(space)
+    refuse_torch_dataset(estimator, X)
     if hasattr(estimator, "explain"):
         return estimator.explain(X)
     check_is_fitted(estimator)
@@ -140,6 +141,7 @@ def explain(
 def _(estimator: Pipeline, X: Any, *, space: Any = "input", references: Any = None) -> Any:
     _check_space(space)
     check_is_fitted(estimator)
+    refuse_torch_dataset(estimator, X)
     *steps, detector = _flat_steps(estimator)
     if not _explains_itself(detector) and space == "input":
         return _explain_from_outside(estimator, X, references)
@@ -167,7 +169,7 @@ def _transformed(steps, X):
 def _explain_through(steps, detector, inputs):
     """Explain the detector's input, and pull the relevance back through the steps."""
     mixing = _first_mixing(steps) is not None and can_decompose(detector)
-    if _is_registered(detector) or (hasattr(detector, "explain") and not mixing):
+    if (_is_registered(detector) or hasattr(detector, "explain")) and not mixing:
         return _pulled_through(steps, inputs, explain(detector, inputs[-1]))
     return _decompose_through(steps, detector, inputs).relevance
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, column_or_1d, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skad._occlusion import keep_references
-from skad._scores import can_score, grows_with_rows
+from skad._scores import can_score, grows_with_rows, refuse_torch_dataset
 from skad._sklearn import _num_samples, available_if, take_rows
 from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
-from skad.base import all_or_nothing, zero_one_complaint
+from skad._warnings import warn
+from skad.base import DetectorMixin, all_or_nothing, zero_one_complaint
 from skad.detectors._pyod import as_detector
 from skad.explanation import decompose, explain
 
@@ -27,7 +27,7 @@ def _has(method):
     return lambda self: hasattr(getattr(self, "estimator_", self.estimator), method)
 
 
-class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
+class InlierTraining(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
     """Fit a detector on the rows that are no anomalies; score and explain any.
 
     In a search the test folds need anomalies and the training folds must have none. A
@@ -112,8 +112,10 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         with all_or_nothing(self):
             check_detector_methods(self.estimator)
+            refuse_torch_dataset(self.estimator, X)
             X = normal_rows(X, y)
-            self.estimator_ = as_detector(self.estimator).fit(X)
+            # y, since FrozenEstimator wants one
+            self.estimator_ = as_detector(self.estimator).fit(X, None)
             self._references = keep_references(X)
             keep_names(self, self.estimator_)
         return self
@@ -124,6 +126,11 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         check_is_fitted(self)
         last = getattr(self.estimator_, "best_estimator_", self.estimator_)
         return (last[-1] if isinstance(last, Pipeline) else last).offset_
+
+    def _ready_for(self, X):
+        check_is_fitted(self)
+        refuse_torch_dataset(self.estimator_, X)
+        return self.estimator_
 
     @available_if(_has("score_samples"))
     def score_samples(self, X: AnyRows) -> Floats:
@@ -146,8 +153,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             Where the detector refuses `X`.
         """
-        check_is_fitted(self)
-        return self.estimator_.score_samples(X)
+        return self._ready_for(X).score_samples(X)
 
     @available_if(_has("decision_function"))
     def decision_function(self, X: AnyRows) -> Floats:
@@ -168,8 +174,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             As `score_samples`.
         """
-        check_is_fitted(self)
-        return self.estimator_.decision_function(X)
+        return self._ready_for(X).decision_function(X)
 
     @available_if(_has("decision_function"))  # the predict of others gives no ±1
     def predict(self, X: AnyRows) -> Ints:
@@ -190,8 +195,7 @@ class InlierTraining(OutlierMixin, MetaEstimatorMixin, BaseEstimator):
         ValueError
             As `score_samples`.
         """
-        check_is_fitted(self)
-        return self.estimator_.predict(X)
+        return self._ready_for(X).predict(X)
 
     def explain(self, X: AnyRows) -> Floats:
         """Attribute the outlier score of each row to its features.
@@ -257,7 +261,7 @@ def check_detector_methods(estimator: Any, name: str = "estimator") -> None:
     if not (hasattr(estimator, "fit") and can_score(estimator)):
         raise TypeError(
             f"{name} must be a detector, with fit and score_samples or "
-            f"decision_function; got {estimator!r}."
+            f"decision_function (LocalOutlierFactor with novelty=True); got {estimator!r}."
         )
 
 
@@ -295,7 +299,7 @@ def _trainable(y):
     if complaint:
         # A warning, since scikit-learn gives detectors any y, which they do not read.
         message = f"{complaint} All rows but those labelled -1 train."
-        warnings.warn(message, UserWarning, stacklevel=5)
+        warn(message)
     return y != -1
 
 

@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from pyod.models.hbos import HBOS
@@ -12,6 +13,7 @@ from scipy.stats import binom, kstest
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -55,6 +57,31 @@ def test_p_values_by_counting(fitted):
         )
         assert_allclose(own, (1 + at_most) / (1 + detector.n_calibration_))
     assert p.min() == 1 / (1 + detector.n_calibration_)
+
+
+def test_a_frozen_detector_is_calibrated_on_all_rows():
+    rng = np.random.default_rng(0)
+    train, own, fresh = (rng.standard_normal((n, 2)) for n in (50, 49, 20))
+    kde = KDE(bandwidth=0.5).fit(train)
+    y = np.where(np.arange(49) < 9, -1, 1)
+    for calibration in ("split", "cross"):
+        detector = ConformalDetector(FrozenEstimator(kde), calibration=calibration)
+        p = detector.fit(own, y).p_values(fresh)
+        held_out, scores = kde.score_samples(own[9:]), kde.score_samples(fresh)
+        assert_allclose(p, [(1 + sum(held_out <= score)) / 41 for score in scores])
+
+
+def test_columns_of_tables_of_arrow_keep_their_names():
+    table = pa.table(
+        dict(zip("abc", np.random.default_rng(0).random((3, 60)), strict=True))
+    )
+    detector = ConformalDetector(KDE(), random_state=0).fit(table)
+    assert list(detector.feature_names_in_) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="feature names"):
+        detector.predict(table.select(["c", "b", "a"]))
+    forest = IsolationForest(random_state=0).fit(table.to_pandas())
+    pairs = [explain(forest, rows, references=rows) for rows in (table, table.to_pandas())]
+    assert_allclose(*pairs)
 
 
 def test_rows_that_calibrate_are_not_those_that_train():

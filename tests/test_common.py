@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose
 from pyod.models.abod import ABOD
 from pyod.models.copod import COPOD
 from pyod.models.ecod import ECOD
@@ -21,6 +22,7 @@ from pyod.models.mcd import MCD
 from pyod.models.ocsvm import OCSVM
 from pyod.models.pca import PCA
 from pyod.models.qmcd import QMCD
+from sklearn import config_context
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -183,3 +185,15 @@ def test_the_checks_find_what_they_look_for():
     for broken in (Shuffled(), Forgetful(), Batched()):
         with pytest.raises(AssertionError):
             check_detector(broken)
+
+
+@pytest.mark.parametrize(
+    "detector", [KDE(), IOCN(**SMALL, random_state=0), PyODDetector(KNN())], ids=str
+)
+def test_tensors_under_dispatch_are_rows(detector):
+    """numpy does the work, whatever scikit-learn would do with a tensor."""
+    expected = detector.fit(ROWS).explain(ROWS[:5])
+    with config_context(array_api_dispatch=True):
+        for X in (torch.tensor(ROWS), ROWS):
+            assert_allclose(detector.fit(X).explain(X[:5]), expected)
+            assert isinstance(detector.predict(X), np.ndarray)

@@ -130,6 +130,12 @@ def test_mixing_transformers_are_refused_with_advice(X, step):
     assert_allclose(InlierTraining(model).fit(abs(X)).explain(abs(X)), from_outside)
 
 
+def test_columns_that_mix_before_or_in_inlier_training_are_undone(X):
+    before = make_pipeline(StandardScaler(), PCA(2), InlierTraining(KDE())).fit(X)
+    within = InlierTraining(make_pipeline(StandardScaler(), PCA(2), KDE())).fit(X)
+    assert_allclose(explain(before, X), within.explain(X))
+
+
 def test_searches_nested_pipelines_and_n_d_input(X):
     search = GridSearchCV(
         make_pipeline(make_pipeline(StandardScaler()), KDE()),

@@ -424,6 +424,13 @@ def test_channels_that_come_last_are_warned_of():
             KDE().fit(narrow)
 
 
+def test_one_image_in_colours_is_not_taken_for_three():
+    images = np.random.default_rng(0).random((20, 3, 4, 6))
+    message = r"one image, of shape \(3, 4, 6\); give X\[None\]"
+    with pytest.raises(ValueError, match=message):
+        KDE().fit(images).predict(images[0])
+
+
 def test_one_image_is_not_taken_for_rows():
     images = np.random.default_rng(0).random((20, 4, 6))
     kde = KDE().fit(images)

@@ -16,10 +16,11 @@ from pyod.models.ocsvm import OCSVM
 from pyod.models.sampling import Sampling
 from pyod.models.vae import VAE
 from pyod.version import __version__
-from scipy.sparse import coo_array
+from scipy.sparse import bsr_array, coo_array
 from sklearn import config_context
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
@@ -28,7 +29,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import OneClassSVM
 
-from skad import KDE, Bag, ConformalDetector, InlierTraining, PyODDetector
+from skad import KDE, Bag, ConformalDetector, DeepSAD, InlierTraining, PyODDetector
 
 
 @pytest.fixture
@@ -202,6 +203,39 @@ def test_scores_that_grow_with_the_rows_have_one_unit(detector):
     assert 0.07 < flagged.mean() < 0.13
     twice, once = (OneClassSVM().fit(rows) for rows in (np.vstack([X, X]), X))
     assert_allclose(twice.score_samples(fresh), 2 * once.score_samples(fresh), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "member",
+    [KDE(bandwidth=-1.0), make_pipeline(StandardScaler(), KDE(rule="no"))],
+    ids=["bare", "in a pipeline"],
+)
+def test_parameters_of_members_are_checked(data, member):
+    with pytest.raises(ValueError, match="parameter of KDE must be"):
+        Bag([("kde", member)]).fit(data[0])
+
+
+def test_frozen_detector_of_pyod_keeps_its_sign(data):
+    X, y = data
+    frozen = FrozenEstimator(KNN().fit(X[y == 1][:100]))
+    assert roc_auc_score(y, Bag([("knn", frozen)]).fit(X).score_samples(X)) > 0.9
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        InlierTraining(KDE(false_alarm_rate=0.05)),
+        ConformalDetector(KDE(), random_state=0),
+        DeepSAD(max_epochs=5, random_state=0),
+    ],
+    ids=lambda detector: type(detector).__name__,
+)
+def test_fit_predict_reads_the_labels(data, detector):
+    X, y = data
+    labels = detector.fit(X, y).predict(X)
+    assert (labels != detector.fit(X).predict(X)).any()
+    np.testing.assert_array_equal(detector.fit_predict(X, y), labels)
+    np.testing.assert_array_equal(make_pipeline(detector).fit_predict(X, y), labels)
 
 
 def test_workers_get_the_settings_of_scikit_learn(data):
@@ -386,5 +420,8 @@ def test_inlier_training_around_a_search_and_sparse_rows(data):
     )
     model = InlierTraining(search).fit(X, y)
     assert model.offset_ == model.estimator_.best_estimator_.offset_
-    forest = InlierTraining(IsolationForest(n_estimators=5)).fit(coo_array(X), y)
-    assert forest.score_samples(X).shape == (200,)
+    many = np.vstack([X, X])
+    for sparse in (coo_array, bsr_array):
+        forest = InlierTraining(IsolationForest(n_estimators=5))
+        assert forest.fit(sparse(X), y).score_samples(X).shape == (200,)
+        assert forest.fit(sparse(many)).score_samples(X).shape == (200,)

@@ -1,11 +1,17 @@
 """Rows that are not in memory: the same detector as of an array, read part by part."""
 
+import pickle
+import tracemalloc
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.ensemble import IsolationForest
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -21,8 +27,10 @@ from skad import (
     DeepSAD,
     InlierTraining,
     NormalizingFlow,
+    explain,
 )
 from skad.datasets import LazyImages
+from skad.metrics import ExplanationAwareScorer, clever_hans_report
 from skad.neural._rows import LazyRows, extremes, lazy_rows
 
 RNG = np.random.default_rng(0)
@@ -194,13 +202,101 @@ def test_bad_data_sets(X, error, message):
     assert not hasattr(detector, "n_features_in_")
 
 
-@pytest.mark.parametrize("detector", [KDE(), InlierTraining(KDE())], ids=str)
-def test_data_sets_for_others(detector):
-    """numpy would ask a data set without an IndexError for rows for ever."""
-    with pytest.raises(TypeError, match=r"data set of torch \(Items\).* array"):
-        detector.fit(Items(ROWS))
+class Endless(Dataset):
+    """Without an IndexError: numpy asks for rows for ever."""
+
+    def __len__(self):
+        return len(ROWS)
+
+    def __getitem__(self, i):
+        assert i < 10**4
+        return ROWS[i % len(ROWS)]
+
+
+FOREST = IsolationForest(n_estimators=5, random_state=0)
+IN_MEMORY = [
+    KDE(),
+    InlierTraining(KDE()),
+    InlierTraining(FOREST),
+    ConformalDetector(FOREST),
+    InlierTraining(make_pipeline(StandardScaler(), AutoEncoder(**SHORT))),
+]
+
+
+@pytest.mark.parametrize("detector", IN_MEMORY, ids=lambda d: " ".join(str(d).split()))
+def test_data_sets_for_detectors_that_read_all_rows(detector):
+    with pytest.raises(TypeError, match=r"data set of torch \(Endless\).* array"):
+        detector.fit(Endless())
+    detector.fit(ROWS)
+    for method in (detector.predict, detector.explain):
+        with pytest.raises(TypeError, match="data set of torch"):
+            method(Endless())
+
+
+def test_explanations_and_scores_of_data_sets():
     with pytest.raises(TypeError, match="data set of torch"):
-        detector.fit(ROWS).explain(Items(ROWS))
+        explain(clone(FOREST).fit(ROWS), Endless())
+    detectors = {"network": AutoEncoder(**SHORT).fit(ROWS)}
+    mask, score = abs(ROWS) > 3, ExplanationAwareScorer(weight=0)
+    of_array = clever_hans_report(detectors, ROWS, Y, mask=mask)
+    assert clever_hans_report(detectors, Endless(), Y, mask=mask).equals(of_array)
+    wrapped = InlierTraining(AutoEncoder(**SHORT)).fit(ROWS, Y)
+    assert score(wrapped, Items(ROWS), Y) == score(wrapped, ROWS, Y)
+
+
+def test_outliers_are_an_array():
+    with pytest.raises(TypeError, match="An array is needed here"):
+        HSC(**SHORT, outliers=Endless()).fit(ROWS)
+
+
+def test_folds_of_a_search_keep_no_labels_of_items():
+    labelled = TensorDataset(torch.tensor(ROWS), torch.tensor(ROWS))
+    with pytest.raises(TypeError, match="list of tuples of arrays"):
+        cross_val_score(
+            InlierTraining(AutoEncoder(**SHORT)),
+            labelled,
+            Y,
+            cv=2,
+            scoring="roc_auc",
+            error_score="raise",
+        )
+
+
+@pytest.mark.parametrize("wrap", [InlierTraining, ConformalDetector])
+def test_wrappers_let_go_of_data_sets(wrap):
+    """They keep 256 rows at most, as an array."""
+    rows = RNG.standard_normal((20_000, 6)).astype(np.float32)
+    fitted = wrap(AutoEncoder(**SHORT, hidden=(4,))).fit(Items(rows))
+    assert len(pickle.dumps(fitted)) < rows.nbytes / 2
+
+
+def test_counterfactual_of_a_map(mapped):
+    detector = IOCN(**SHORT, n_members=2).fit(ROWS)
+    np.testing.assert_array_equal(
+        detector.counterfactual(mapped(ROWS)[:3]), detector.counterfactual(ROWS[:3])
+    )
+
+
+def test_channels_of_a_map_are_moved_without_a_copy(mapped):
+    images = RNG.integers(0, 256, (2000, 16, 16, 3)).astype(np.float32)
+    moved = np.moveaxis(mapped(images), -1, 1)
+    tracemalloc.start()
+    rows, shape = lazy_rows(moved, np.float64)
+    first = np.asarray(rows[:2])
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert shape == (3, 16, 16) and most < images.nbytes / 10
+    np.testing.assert_array_equal(first, moved[:2].reshape(2, -1))
+
+
+def test_an_item_may_be_an_image_of_lists():
+    detector = AutoEncoder(**SHORT).fit(Items(IMAGES[:, 0]))
+
+    class Lists(Endless):
+        def __getitem__(self, i):
+            return IMAGES[i % 60, 0].tolist()
+
+    assert detector.score_samples(Lists())[3] == detector.score_samples(IMAGES[:, 0])[3]
 
 
 def test_other_width_later():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
@@ -13,6 +12,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from tqdm import tqdm
 
 from skad._typing import FilePath
+from skad._warnings import warn
 from skad.benchmark import _cache
 from skad.benchmark._data import import_pandas
 from skad.benchmark._inputs import check_count, read_datasets, read_detectors, read_seeds
@@ -202,9 +202,7 @@ def _warn_of_failures(frame):
     failed = frame[frame["error"] != ""]
     if len(failed):
         first = failed.iloc[0]
-        warnings.warn(
+        warn(
             f"{len(failed)} of {len(frame)} runs failed; the first, {first['detector']} on "
             f"{first['dataset']} with seed {first['seed']}: {first['error']}",
-            UserWarning,
-            stacklevel=3,
         )

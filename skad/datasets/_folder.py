@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skad._typing import AnyArray, BunchOrTuple, FilePath
+from skad._warnings import warn
 from skad.datasets._common import check_choice, image_bunch, signs
 
 _EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -479,10 +479,8 @@ def _read_mask(file, size):
 def _warn_of_empty(files, size):
     names = ", ".join(map(str, files[:5]))
     more = f" and {len(files) - 5} more" if len(files) > 5 else ""
-    warnings.warn(
+    warn(
         f"No pixel is brighter than half of the range in {names}{more}, at {_words(size)} "
         "pixels: there are anomalies without a mask. Masks coded 0 and 1 must be saved as "
         "0 and 255.",
-        UserWarning,
-        stacklevel=4,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal
@@ -28,6 +27,7 @@ from skad._typing import (
     Schedule,
     Seed,
 )
+from skad._warnings import warn
 from skad.neural._autoencoders import (
     Bounded,
     Constant,
@@ -359,13 +359,12 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
     def _check_losses(self, losses):
         super()._check_losses(losses)
         if losses and self._loss_of_mean and losses[-1] >= self._loss_of_mean:
-            warnings.warn(
+            warn(
                 "The network reconstructs the training rows no better than their mean: the "
                 f"loss is {losses[-1]:.3g} after {len(losses)} epochs, the mean's is "
                 f"{self._loss_of_mean:.3g}. Train longer (max_epochs={self.max_epochs}), "
                 f"or at another rate (lr={self.lr}).",
                 ConvergenceWarning,
-                stacklevel=6,
             )
 
     def _score_block(self, batch):

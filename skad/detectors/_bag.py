@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -270,10 +271,12 @@ class Bag(BaseDetector, _BaseComposition):
 def _fit_member(name, member, X, rows):
     """Fit a member; give it with its outlier scores of the rows, out of sample."""
     try:
-        fitted = clone(member).fit(X, None)  # y, since FrozenEstimator wants one
-        if isinstance(member, BaseDetector):
-            return fitted, fitted._out_of_sample_score(X, rows)
-        return fitted, cross_fitted_scores(member, X, rows)
+        # The fit of a Bag skips what is checked within it, but members are the user's.
+        with config_context(skip_parameter_validation=False):
+            fitted = clone(member).fit(X, None)  # y, since FrozenEstimator wants one
+            if isinstance(member, BaseDetector):
+                return fitted, fitted._out_of_sample_score(X, rows)
+            return fitted, cross_fitted_scores(member, X, rows)
     except Exception as error:
         error.add_note(f"While fitting member {name!r} of a Bag, or copies of it on folds.")
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral, Real
 from typing import Literal
 
@@ -21,6 +20,7 @@ from skad._typing import (
     Schedule,
     Seed,
 )
+from skad._warnings import warn
 from skad.neural._centre import DistanceToCentre
 from skad.neural._detector import NeuralDetector
 from skad.neural._losses import SVDDLoss
@@ -247,12 +247,11 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         super()._train(X, y, go_on=go_on, epochs=epochs)
         scores = self._outlier_score(X)
         if scores.std() <= _COLLAPSED * scores.mean():
-            warnings.warn(
+            warn(
                 f"The network has collapsed: the {len(X)} training rows are all "
                 f"{scores.mean():.3g} from the centre, give or take {scores.std():.3g}. "
                 "Take a network without biases, a smaller lr, or fewer epochs.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
         if self.objective == "soft-boundary":
             self.squared_radius_ = float(np.quantile(scores, 1 - self.nu))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from inspect import signature
 from math import ceil, gcd
@@ -29,6 +28,7 @@ from skad._typing import (
     Schedule,
     Seed,
 )
+from skad._warnings import warn
 from skad.base import calibration_rows, read_classes
 from skad.detectors._dirichlet import SOLVERS
 from skad.detectors._view_calibration import ViewCalibration
@@ -577,7 +577,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
                 f'the same for {len(X)} rows. They are scored as by normality="log".'
             )
         for text in filter(None, complaints):
-            warnings.warn(text, ConvergenceWarning, stacklevel=6)
+            warn(text, ConvergenceWarning)
 
     def _find_offset(self, X):
         try:

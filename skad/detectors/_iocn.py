@@ -318,6 +318,7 @@ class IOCN(CubeTraining, NeuralDetector):
         it is such a row, or nearly, that is given.
         """
         X, shape = self._validate(X, with_shape=True)
+        X = np.asarray(X)  # of a map or a data set
         found = X.astype(np.float64)
         outside = np.flatnonzero(self._outlier_score(X) > 0)
         if len(outside):

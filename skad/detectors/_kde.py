@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from numbers import Real
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import torch
 
 from skad._sklearn import Interval, StrOptions
 from skad._typing import ArrayLike, ImageShape, Ints
+from skad._warnings import warn
 from skad.base import BaseDetector, calibration_rows
 from skad.detectors._bandwidth import leave_one_out_root, scott_bandwidth
 from skad.detectors._kde_through import relevance_through
@@ -193,7 +193,7 @@ class KDE(BaseDetector):
             self._pool = TemplatePool.fit(X, pooling, np.dtype(self.dtype))
         self._flagged_share = self._in_sample_share
 
-    def fit_predict(self, X: ArrayLike, y: Any = None) -> Ints:
+    def fit_predict(self, X: Any, y: Any = None, **kwargs: Any) -> Ints:
         """Fit, and label the training rows themselves.
 
         Parameters
@@ -202,6 +202,8 @@ class KDE(BaseDetector):
             Training rows, at least two; finite numbers.
         y : object, default=None
             Ignored.
+        **kwargs : dict
+            None: `fit` takes nothing else.
 
         Returns
         -------
@@ -210,10 +212,10 @@ class KDE(BaseDetector):
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             As `fit`.
         """
-        return super(KDE, self.fit(X, y)).predict(X)
+        return super(KDE, self.fit(X, y, **kwargs)).predict(X)
 
     def predict(self, X: ArrayLike) -> Ints:
         """Label the rows: +1 normal, -1 anomaly.
@@ -242,13 +244,11 @@ class KDE(BaseDetector):
         labels = super().predict(X)
         share, expected = self._flagged_share, self.expected_false_alarm_rate_
         if share is not None and expected > 2 * share:
-            warnings.warn(
+            warn(
                 f"The threshold flags {share:.0%} of the training rows, but an expected "
                 f"{expected:.0%} of fresh rows like them, which lack themselves as nearest "
                 "template. For a threshold that holds on fresh rows, set "
                 f"contamination=None, false_alarm_rate={self.false_alarm_rate or share}.",
-                UserWarning,
-                stacklevel=2,
             )
         return labels
 

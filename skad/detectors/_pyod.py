@@ -215,6 +215,8 @@ def _on_its_own(seed):
         numpy_state, python_state = np.random.get_state(), random.getstate()
         hash_seed, torch = os.environ.get("PYTHONHASHSEED"), sys.modules.get("torch")
         torch_state = torch.get_rng_state() if torch else None
+        on_gpu = torch and torch.cuda.is_initialized()  # else there is no state to keep
+        gpu_states = torch.cuda.get_rng_state_all() if on_gpu else None
         try:
             if seed is not None:
                 np.random.seed(seed)
@@ -227,6 +229,8 @@ def _on_its_own(seed):
             random.setstate(python_state)
             if torch:
                 torch.set_rng_state(torch_state)
+            if on_gpu:
+                torch.cuda.set_rng_state_all(gpu_states)
             if hash_seed is None:
                 os.environ.pop("PYTHONHASHSEED", None)
             else:

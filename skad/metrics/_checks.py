@@ -1,11 +1,10 @@
 """What the metrics share: checks of labels, masks and signs, and means without NaN."""
 
-import warnings
-
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.utils import check_array, column_or_1d
 
+from skad._warnings import warn
 from skad.base import zero_one_complaint
 
 
@@ -112,10 +111,10 @@ def _reduce(score, average):
     score = score[~np.isnan(score)]
     if score.size:
         return float(score.mean())
-    return _undefined("No row has a mask to compare with.", stacklevel=4)
+    return _undefined("No row has a mask to compare with.")
 
 
-def _undefined(reason, stacklevel=3):
+def _undefined(reason):
     message = f"{reason} The score is not defined and set to nan."
-    warnings.warn(message, UndefinedMetricWarning, stacklevel=stacklevel)
+    warn(message, UndefinedMetricWarning)
     return np.nan

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from skad._scores import normality
+from skad._sklearn import is_torch_dataset, take_rows
 from skad._typing import ArrayLike, Rows
 from skad.explanation import explain
 from skad.metrics._checks import _split_classes
@@ -261,7 +262,8 @@ def _named(detectors):
 
 
 def _take(X, rows):
-    return X.loc[rows] if hasattr(X, "iloc") else np.asarray(X)[rows]
+    table = hasattr(X, "iloc") or hasattr(X, "__dataframe__") or is_torch_dataset(X)
+    return take_rows(X if table else np.asarray(X), np.flatnonzero(rows))
 
 
 def _mean(values):

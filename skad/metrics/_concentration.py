@@ -132,7 +132,7 @@ def _check_is_kde(kde):
 def _rank_correlation(score, distance):
     if np.ptp(score) == 0 or np.ptp(distance) == 0:
         reason = "All rows have the same score or the same distance to the mean."
-        return _undefined(reason, stacklevel=4)
+        return _undefined(reason)
     return float(spearmanr(score, distance).statistic)
 
 

@@ -216,7 +216,7 @@ def _summary(fractions, curve, random_curves):
         auc = float(trapezoid(mean, fractions))
     else:
         mean = np.full(len(fractions), np.nan)
-        auc = _undefined("No row scores higher than its reference.", stacklevel=4)
+        auc = _undefined("No row scores higher than its reference.")
     areas = [trapezoid(c[defined], fractions, axis=1) for c in random_curves]
     random_auc = float(np.mean(areas)) if areas and defined.any() else np.nan
     return Bunch(

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.metadata_routing import UNUSED
 
 from skad._scores import normality
-from skad._sklearn import _num_samples, _safe_indexing
+from skad._sklearn import _num_samples, take_rows
 from skad._typing import AnyRows, ArrayLike
 from skad.explanation import explain
 from skad.metrics._checks import _check_labels
@@ -161,7 +161,7 @@ class ExplanationAwareScorer(BaseEstimator):
                 f"rows labelled {classes.tolist()} only. Use stratified folds, fewer folds "
                 "or more anomalies."
             )
-        return roc_auc_score(y[known], normality(estimator, _safe_indexing(X, known)))
+        return roc_auc_score(y[known], normality(estimator, take_rows(X, known)))
 
     def _explanation(self, estimator, X, mask, metric):
         if mask is None:
@@ -180,7 +180,7 @@ class ExplanationAwareScorer(BaseEstimator):
                 "No row of this fold has a mask, so no explanation can be scored. Use "
                 "stratified folds, fewer folds or more anomalies."
             )
-        relevance = explain(estimator, _safe_indexing(X, rows))
+        relevance = explain(estimator, take_rows(X, rows))
         return float(metric(_shaped_like(relevance, mask[rows]), relevance))
 
 

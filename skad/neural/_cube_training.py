@@ -1,7 +1,6 @@
 """Training onto the cube: rows held out, networks that fail trained again, warnings."""
 
 import logging
-import warnings
 from math import nan
 from numbers import Integral, Real
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from skad._sklearn import Interval, StrOptions
+from skad._warnings import warn
 from skad.neural._invertible_detector import InvertibleDetector
 from skad.neural._invertible_training import PULLS, CubeNet, PullAndPush
 
@@ -171,7 +171,7 @@ class CubeTraining(InvertibleDetector):
                 "a row is abnormal here; go by `predict`."
             )
         for text in complaints:
-            warnings.warn(text, ConvergenceWarning, stacklevel=7)
+            warn(text, ConvergenceWarning)
 
 
 def _some(rows, most):

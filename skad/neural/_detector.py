@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import abstractmethod
 from numbers import Integral, Real
 from typing import Self
@@ -29,6 +28,7 @@ from skad._typing import (
     FilePath,
     Rows,
 )
+from skad._warnings import warn
 from skad.base import BaseDetector, all_or_nothing, cross_fitted_scores
 from skad.neural._blocks import as_tensor, block_rows, in_blocks
 from skad.neural._callbacks import EpochBar, FitTasks
@@ -554,11 +554,10 @@ class NeuralDetector(CallbackSupportMixin, ReadsByPart, BaseDetector):
 
     def _check_losses(self, losses):
         if not losses:
-            warnings.warn(
+            warn(
                 "The training was interrupted in its first epoch: the network is hardly "
                 "trained.",
                 ConvergenceWarning,
-                stacklevel=6,
             )
         elif not losses[-1] <= self._start_loss + max(abs(self._start_loss), _TINY):
             raise ValueError(

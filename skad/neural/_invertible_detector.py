@@ -207,8 +207,9 @@ class InvertibleDetector(ScaledRows):
 
     def _nearest_among(self, rows, X, k):
         """Give the positions of the k rows nearest to each of X, in the networks' units."""
-        search = NearestNeighbors(n_neighbors=min(k, len(rows))).fit(self._units_of(rows))
-        return search.kneighbors(self._units_of(X), return_distance=False)
+        known, asked = self._units_of(rows).numpy(), self._units_of(X).numpy()
+        search = NearestNeighbors(n_neighbors=min(k, len(rows))).fit(known)
+        return search.kneighbors(asked, return_distance=False)
 
     def _units_of(self, X):
         """Give rows in the network's units, float64."""

@@ -12,7 +12,6 @@ from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset, IterableDataset
 
 from skad._typing import ArrayLike, Floats, Ints, Rows
-from skad.base import as_rows
 from skad.datasets import LazyImages
 
 __all__ = [
@@ -142,8 +141,7 @@ def lazy_rows(X, dtype):
     elif isinstance(X, LazyImages):
         read, shape = (lambda rows: np.asarray(X[rows])), X.shape[1:]
     elif _is_mapped(X) and X.ndim > 1:
-        flat, image_shape = as_rows(X)
-        read, shape = (lambda rows: flat[_as_slice(rows)]), image_shape or flat.shape[1:]
+        read, shape = (lambda rows: np.asarray(X[_as_slice(rows)])), X.shape[1:]
     else:
         return None
     if not (1 <= len(shape) <= 3 and prod(shape)):
@@ -206,7 +204,7 @@ def _reader_of(dataset):
 
 def _row_of(item):
     """Give the row of an item, which may be followed by a label and the like."""
-    return np.asarray(item[0] if isinstance(item, tuple | list) else item)
+    return np.asarray(item[0] if isinstance(item, tuple) else item)
 
 
 def _is_mapped(X):
