@@ -263,9 +263,9 @@ def _group_numbers(groups, shape):
 def _nearest(X, references, k):
     """Give the k nearest references of each row: int (n, k)."""
     x, r = _numeric(X), _numeric(references)
-    spread = r.std(axis=0)
+    centre, spread = r.mean(axis=0), r.std(axis=0)
     spread[spread == 0] = 1
-    x, r = x / spread, r / spread
+    x, r = (x - centre) / spread, (r - centre) / spread  # or large means cancel digits
     distances = np.square(r).sum(1) - 2 * x @ r.T  # up to a constant of the row
     return np.lexsort((distances, _mismatches(X, references)), axis=1)[:, :k]
 
@@ -279,12 +279,16 @@ def _mismatches(X, references):
 
 
 def _levels(X):
-    """Iterate over the columns, each as strings, in which numbers are alike."""
+    """Iterate over the columns of no numbers, each as strings.
+
+    In arrays of objects numbers are all alike; `_numeric` has them.
+    """
     if hasattr(X, "iloc"):
-        X = X.select_dtypes(exclude="number").to_numpy(dtype=object)
-    if X.dtype.kind not in "biuf":
+        for _, column in X.select_dtypes(exclude="number").items():
+            yield np.array([str(x) for x in column])
+    elif X.dtype.kind not in "biuf":
         for column in X.reshape(len(X), prod(X.shape[1:])).T:
-            yield np.array(["" if isinstance(x, Real) else str(x) for x in column])
+            yield np.array(["" if _is_number(x) else str(x) for x in column])
 
 
 def _numeric(X):
@@ -293,9 +297,13 @@ def _numeric(X):
         X = X.select_dtypes("number").to_numpy(dtype=np.float64, na_value=np.nan)
     X = X.reshape(len(X), prod(X.shape[1:]))
     if X.dtype.kind not in "biuf":
-        numbers = [x if isinstance(x, Real) else 0 for x in X.ravel().tolist()]
+        numbers = [x if _is_number(x) else 0 for x in X.ravel().tolist()]
         X = np.array(numbers, dtype=np.float64).reshape(X.shape)
     return np.nan_to_num(X.astype(np.float64))
+
+
+def _is_number(x):
+    return isinstance(x, Real) and not isinstance(x, bool)
 
 
 def _chunks(n_rows, n_groups, k):

@@ -327,10 +327,28 @@ def test_parameters_are_written_in_full_and_without_addresses():
     assert plain(deep) == plain(clone(deep)) != plain(deep.set_params(steps=deep.steps[:1]))
 
 
-def test_a_broken_file_is_no_run(toy, tmp_path):
+def powers(p):
+    def defaults(X, p=p):
+        return X**p
+
+    def inner(X):
+        return [(lambda x: x**p)(x) for x in X]
+
+    return [lambda X: X**p, defaults, inner]
+
+
+def test_functions_and_generators_are_written_with_what_they_hold():
+    for one, same, other in zip(powers(1), powers(1), powers(2), strict=True):
+        assert plain(one) == plain(same) != plain(other)
+    for make in (np.random.RandomState, np.random.default_rng):
+        assert plain(make(0)) == plain(make(0)) != plain(make(1))
+
+
+@pytest.mark.parametrize("text", ['{"detector": "d", "da', "[]", '{"error": ""}'])
+def test_a_broken_file_is_no_run(text, toy, tmp_path):
     benchmark({"d": Distance()}, {"toy": toy}, cache=tmp_path, **QUICK)
     (file,) = tmp_path.iterdir()
-    file.write_text('{"detector": "d", "da')
+    file.write_text(text)
     benchmark({"d": Distance()}, {"toy": toy}, cache=tmp_path, **QUICK)
     assert len(SEEN) == 2
 
@@ -372,6 +390,15 @@ def test_tables(text, tmp_path):
     assert table.target.tolist() == [1, 1, 1, 1, -1]
     assert table.data.tolist() == [[1, 2], [1, 3], [2, 2], [1, 1], [9, 9]]
     assert table.feature_names == ["a", "b"]
+
+
+def test_index_that_pandas_saved_is_no_feature(tmp_path):
+    path = tmp_path / "t.csv"
+    rows = ROWS.splitlines()
+    lines = [f",{rows[0]}"] + [f"{i},{row}" for i, row in enumerate(rows[1:])]
+    path.write_text("\n".join(lines))
+    with pytest.warns(UserWarning, match="counts the rows: it is left out"):
+        assert load_table(path).feature_names == ["a", "b"]
 
 
 def test_other_files(tmp_path, monkeypatch):
@@ -575,6 +602,7 @@ def test_command_on_digits_with_a_plot(tmp_path, capsys):
         ("--data {csv}", "no column is called"),
         ("--data none.csv", "none.csv: there is no such file"),
         ("--data {csv} --label odd --output no/where.csv", "no folder no"),
+        ("--data {csv} --label odd --output .", "is a folder"),
         ("--data {csv} --label odd --plot p.png", "--plot needs masks"),
         ("--data {csv} --label odd --cache {csv}", "is a file"),
         ("--data {csv} --label odd --max-rows 1", "2 or more"),

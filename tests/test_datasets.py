@@ -116,6 +116,11 @@ def test_textures_layout(defect, size):
     assert textures.mask[anomalous].mean() < 0.15
 
 
+def test_small_textures_have_a_defect_each():
+    textures = make_textures(3000, anomaly_share=1.0, size=8, random_state=0)
+    assert textures.mask.any(axis=1).all()
+
+
 def test_texture_defects_stand_out_where_the_mask_says():
     for defect, sign in [("blot", -1), ("scratch", 1)]:
         textures = make_textures(100, defect=defect, random_state=1)

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from pyod.models.knn import KNN
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, OutlierMixin
@@ -30,6 +30,7 @@ from sklearn.preprocessing import (
 )
 
 from skad import KDE, InlierTraining, PyODDetector, explain
+from skad._occlusion import Exchange
 from skad.explanation import (
     Decomposition,
     decompose,
@@ -268,6 +269,23 @@ def test_occlusion_compares_with_the_nearest():
     references = np.array([[0.0, 0, 0, 0], [1.0, 1, 1, 1], [9.0, 9, 9, 9]])
     relevance = occlude(Additive(), np.ones((1, 4)) * 1.1, references, n_references=1)
     assert_allclose(relevance[0], Additive.weights * 0.1)
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [[True, False], np.array([1, 2], dtype=object), pd.Categorical([1, 2]), ["u", "v"]],
+    ids=["bool", "objects", "categories of int", "str"],
+)
+def test_normal_rows_are_chosen_by_levels_of_any_kind(levels):
+    levels = pd.Series(levels)
+    references = pd.DataFrame({"a": [0.0, 5.0], "b": levels})
+    odd = pd.DataFrame({"a": [0.1], "b": levels[1:].reset_index(drop=True)})
+    assert Exchange(odd, references, None, 1)._donors.tolist() == [[1]]
+
+
+def test_normal_rows_are_near_whatever_the_mean():
+    X = np.random.default_rng(0).normal([0, 1e9, 0], 1, (200, 3))
+    assert_array_equal(Exchange(X, X, None, 1)._donors[:, 0], np.arange(200))
 
 
 def test_occlusion_in_chunks(X, monkeypatch):

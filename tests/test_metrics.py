@@ -455,6 +455,8 @@ def test_report_needs_detectors(anomalies):
     X, y, mask, _ = anomalies
     with pytest.raises(TypeError, match="object is no detector: it has neither"):
         clever_hans_report({"o": object()}, X, y, mask=mask)
+    with pytest.raises(TypeError, match="must be a dict, by name; got "):
+        clever_hans_report(Distance(), X, y, mask=mask)
 
 
 def test_report_refuses_bad_input(anomalies, monkeypatch):
@@ -547,6 +549,19 @@ def test_flipping_keeps_data_frames(rng):
     detector = Distance()
     pixel_flipping_curve(detector, X, X**2, reference=X.mean())
     assert all(list(rows.columns) == ["a", "b", "c"] for rows in detector.scored)
+
+
+def test_flipping_puts_columns_in_order(rng):
+    pd = pytest.importorskip("pandas")
+    X = pd.DataFrame(rng.normal(size=(9, 3)) + 1, columns=["a", "b", "c"])
+    means, turned = X.mean() - 2, ["c", "a", "b"]
+    expected = pixel_flipping_curve(Distance(), X, X**2, reference=means, n_random=0)
+    got = pixel_flipping_curve(
+        Distance(), X, (X**2)[turned], reference=means[turned], n_random=0
+    )
+    np.testing.assert_array_equal(got.curve, expected.curve)
+    with pytest.raises(ValueError, match="reference has the names"):
+        pixel_flipping_curve(Distance(), X, X**2, reference=means[["a", "b"]])
 
 
 def test_flipping_leaves_out_rows_without_an_anomaly():

@@ -599,6 +599,12 @@ def test_later_rows_can_not_all_be_anomalies(cls):
         assert_array_equal(detector.score_samples(TABLE), scores)
 
 
+@pytest.mark.parametrize("seed", [78, 387])
+def test_an_anomaly_near_the_centre_is_no_divergence(seed):
+    rows = np.random.RandomState(0).normal(size=(15, 4))
+    DeepSAD(outliers="uniform", random_state=seed).partial_fit(rows)
+
+
 @ALL
 def test_a_training_that_diverges_is_refused(cls):
     with pytest.raises(ValueError, match="The training diverged"):

@@ -254,6 +254,26 @@ def test_names_of_a_data_frame_and_values_that_are_no_numbers(pd):
     assert tick_texts(display.axes_[0]) == ["b = 30", "a = Ulm"]
 
 
+def test_text_that_looks_like_a_number_stays(pd):
+    X = pd.DataFrame({"zip": ["02139"], "h": ["1e3"], "on": [True]})
+    display = from_predictions(X, [[1.0, 2.0, 3.0]])
+    assert tick_texts(display.axes_[0]) == ["on = True", "h = 1e3", "zip = 02139"]
+
+
+def test_labels_may_be_pairs(pd):
+    index = pd.MultiIndex.from_product([["a"], [1, 2]])
+    X = pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]}, index=index)
+    first, second = from_predictions(X, X).axes_
+    assert "('a', 1)" in first.get_title(loc="left")
+    assert "('a', 2)" in second.get_title(loc="left")
+
+
+def test_names_that_only_the_detector_knows(pd):
+    X = pd.DataFrame(np.random.default_rng(0).random((20, 2)), columns=["age", "size"])
+    display = ExplanationDisplay.from_estimator(KDE().fit(X), X.to_numpy()[:1])
+    assert {text.split()[0] for text in tick_texts(display.axes_[0])} == {"age", "size"}
+
+
 def test_model_space_shows_what_the_last_step_sees(pd):
     X = pd.DataFrame({"a": [0.0, 2.0, 4.0], "b": [10.0, 10.0, 40.0]})
     model = make_pipeline(StandardScaler(), KDE(bandwidth=1.0)).fit(X)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from skad import __version__
+from skad.benchmark._protocol import RESULTS
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
 
@@ -45,19 +46,44 @@ def plain(value):
     if hasattr(value, "get_params") and not isinstance(value, type):
         params = value.get_params(deep=False)
         return [_name(type(value)), {k: plain(params[k]) for k in sorted(params)}]
+    if isinstance(value, np.random.RandomState):
+        return ["RandomState", plain(value.get_state(legacy=False))]
+    if isinstance(value, np.random.Generator):
+        return ["Generator", plain(value.bit_generator.state)]
     if hasattr(value, "__code__"):  # lambdas are all of one name
-        code = value.__code__
-        return [_name(value), code.co_code.hex(), _repr(code.co_consts), code.co_names]
+        defaults = [plain(value.__defaults__), plain(value.__kwdefaults__)]
+        return [_name(value), _plain_code(value.__code__), *defaults, _closed_over(value)]
     return _repr(value)
 
 
+def _plain_code(code):
+    consts = [
+        _plain_code(const) if hasattr(const, "co_code") else _repr(const)
+        for const in code.co_consts
+    ]
+    return [code.co_code.hex(), consts, code.co_names]
+
+
+def _closed_over(function):
+    """Write what a function uses of where it was made; itself, if it calls itself."""
+    contents = []
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not set yet
+            content = None
+        contents.append("itself" if content is function else plain(content))
+    return contents
+
+
 def load(path):
-    """Give the row that is kept; None where there is none, or the run failed."""
+    """Give the row that is kept; None where there is no whole one, or the run failed."""
     try:
         row = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return None if row["error"] else row
+    whole = isinstance(row, dict) and {*RESULTS, "error"} <= row.keys()
+    return row if whole and not row["error"] else None
 
 
 def store(path, row):

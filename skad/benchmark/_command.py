@@ -103,6 +103,8 @@ def _check_outputs(args):
     if args.plot and find_spec("matplotlib") is None:
         raise ImportError("--plot needs matplotlib: pip install 'skad[plot]'.")
     for path in filter(None, (args.output, args.plot)):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder, not a file.")
         if not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}.")
     if args.cache and args.cache.exists() and not args.cache.is_dir():

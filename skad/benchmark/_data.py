@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skad._typing import FilePath
+from skad._warnings import warn
 
 _LABEL_NAMES = ("label", "y", "target", "class", "anomaly", "outlier")
 _SUFFIXES = (".npz", ".csv", ".csv.gz", ".parquet")
@@ -148,6 +149,9 @@ def _read_frame(path, label):
         raise ValueError(f"{path}: the table has no rows.")
     y = _read_labels(path, label, frame[label].tolist())
     X = frame.drop(columns=label)
+    if len(X.columns) and _is_saved_index(X.iloc[:, 0]):
+        warn(f"{path}: the first column has no name and counts the rows: it is left out.")
+        X = X.iloc[:, 1:]
     if not X.shape[1]:
         raise ValueError(f"{path}: there is no column but the labels, {label!r}.")
     text = [str(c) for c in X if X[c].dtype.kind not in "biuf"]
@@ -158,6 +162,12 @@ def _read_frame(path, label):
         )
     data = X.to_numpy(dtype=np.float64, na_value=np.nan)
     return Bunch(data=data, target=y, feature_names=[str(c) for c in X])
+
+
+def _is_saved_index(column):
+    """Whether a column is an index that pandas wrote without a name."""
+    counts = column.dtype.kind in "iu" and (column == np.arange(len(column))).all()
+    return column.name == "Unnamed: 0" and counts
 
 
 def _load_frame(path):

@@ -155,7 +155,8 @@ def _offsets(size, margin, rng):
 
 def _blot(size, texture, rng):
     dy, dx = _offsets(size, 0.15, rng)
-    radii = rng.uniform(0.07, 0.14, size=2)
+    # Never so small that it lies between the pixels.
+    radii = np.maximum(rng.uniform(0.07, 0.14, size=2), 0.75 / size)
     values = rng.uniform(0.02, 0.1, size=(size, size))
     return np.hypot(dy / radii[0], dx / radii[1]) <= 1, values
 

@@ -237,5 +237,6 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         return SADLoss(self.eta)
 
     def _harmless_loss(self, net):
-        # What a network costs that gives 0 for all rows.
-        return net.module_.centre.square().sum().item()
+        # What a network costs that gives 0 for all rows, too.
+        of_zeros = net.module_.centre.square().sum().item()
+        return max(of_zeros, super()._harmless_loss(net))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import check_consistent_length, column_or_1d
 
@@ -254,6 +255,8 @@ def _kinds(kind, anomalous):
 
 
 def _named(detectors):
+    if hasattr(detectors, "fit"):
+        raise TypeError(f"detectors must be a dict, by name; got {detectors!r}.")
     pairs = list(detectors.items() if hasattr(detectors, "items") else detectors)
     names = [name for name, _ in pairs]
     if not names or len(set(names)) < len(names):
@@ -262,7 +265,10 @@ def _named(detectors):
 
 
 def _take(X, rows):
-    table = hasattr(X, "iloc") or hasattr(X, "__dataframe__") or is_torch_dataset(X)
+    if issparse(X):
+        X = X.tocsr()
+    table = any(hasattr(X, name) for name in ("iloc", "__dataframe__", "tocsr"))
+    table = table or is_torch_dataset(X)
     return take_rows(X if table else np.asarray(X), np.flatnonzero(rows))
 
 

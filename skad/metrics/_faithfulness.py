@@ -107,8 +107,10 @@ def pixel_flipping_curve(
     >>> flips.auc < flips.random_auc
     True
     """
-    values, reference = _check_inputs(X, reference)
-    heat = _check_heat(explain(estimator, X) if relevance is None else relevance, values)
+    values, reference = _check_inputs(X, _in_order_of(X, reference, "reference"))
+    if relevance is None:
+        relevance = explain(estimator, X)
+    heat = _check_heat(_in_order_of(X, relevance, "relevance"), values)
     counts = _step_counts(heat.shape[1], steps)
     if not isinstance(n_random, Integral) or n_random < 0:
         raise ValueError(f"n_random must be an integer >= 0, got {n_random!r}.")
@@ -126,6 +128,16 @@ def pixel_flipping_curve(
         curve(heat),
         [curve(np.zeros_like(heat)) for _ in range(n_random)],
     )
+
+
+def _in_order_of(X, other, name):
+    """Give a frame, or a series of a row, with its columns in the order of those of X."""
+    names = getattr(other, "columns", getattr(other, "index", None))
+    if not hasattr(X, "columns") or not hasattr(other, "iloc"):
+        return other
+    if set(names) != set(X.columns):
+        raise ValueError(f"{name} has the names {list(names)}, X has {list(X.columns)}.")
+    return other[X.columns]
 
 
 def _check_inputs(X, reference):

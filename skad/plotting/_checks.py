@@ -55,7 +55,7 @@ def row_titles(n, scores, labels):
     for name, values in (("labels", labels), ("scores", scores)):
         if values is None:
             continue
-        values = np.asarray(values).ravel()
+        values = list(values) if name == "labels" else np.asarray(values).ravel()
         if len(values) != n:
             raise ValueError(f"{name} has {len(values)} entries, but X has {n} rows.")
         for line, value in zip(lines, values, strict=True):

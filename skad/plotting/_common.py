@@ -1,5 +1,7 @@
 """What the displays share: matplotlib, on first use, and numbers for labels."""
 
+import numpy as np
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 VERMILION, BLUE = "#D55E00", "#0072B2"
 COLORS = (BLUE, VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -16,6 +18,8 @@ def import_pyplot():
 
 def short(value):
     """Write a number in few digits, and anything else as it is."""
+    if isinstance(value, str | bool | np.bool_):
+        return str(value)
     try:
         value = float(value)
     except (TypeError, ValueError):

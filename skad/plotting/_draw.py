@@ -112,7 +112,7 @@ def share_scale(figure, axes, relevance):
     room = 0.03 * ((high - low) or 1)
     for ax in axes:
         ax.set_xlim(low - room, high + room)
-    figure.supxlabel("relevance (units of the score)", fontsize="medium")
+    figure.supxlabel("relevance (evidence for anomaly)", fontsize="medium")
 
 
 def hatch(bars, mask):

@@ -83,7 +83,8 @@ class ExplanationDisplay:
     axes_ : ndarray of Axes
         Of shape (n, 2), or (n, 3) with masks, for images; of shape (n,) for bars.
     maps_ : list of n AxesImage
-        The heat maps, in units of the score; their ``get_clim()`` is the common scale.
+        The heat maps, in the units of `skad.explain`; their ``get_clim()`` is the common
+        scale.
     colorbar_ : Colorbar
         Of the heat maps. `maps_` and `colorbar_` exist for images only.
     bars_ : list of n BarContainer
@@ -195,7 +196,11 @@ class ExplanationDisplay:
         check_count(X, max_rows)
         relevance = explain(estimator, X, space=space, references=references)
         scores = -normality(estimator, X)
-        inputs, names = (X, None) if space == "input" else model_input(estimator, X)
+        if space == "input":
+            known = None if hasattr(X, "columns") else estimator
+            inputs, names = X, getattr(known, "feature_names_in_", None)
+        else:
+            inputs, names = model_input(estimator, X)
         relevance = np.asarray(relevance)
         if image_shape is None:
             image_shape = fitted_shape(estimator, prod(relevance.shape[1:]))
@@ -379,7 +384,7 @@ class ExplanationDisplay:
             # In shares of the bar's length, which grows with the rows.
             aspect=9 * len(X),
             extendfrac=0.09 / len(X),
-            label="relevance (units of the score)",
+            label="relevance (evidence for anomaly)",
         )
         return self
 
