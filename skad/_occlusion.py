@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skad._scores import normality
-from skad._sklearn import _num_samples, _safe_indexing, is_torch_dataset, take_rows
+from skad._sklearn import _num_samples, _safe_indexing, is_torch_dataset, row_of, take_rows
 from skad._typing import AnyRows, ArrayLike, Floats, Ints
 
 __all__ = ["Exchange", "keep_references", "occlude", "patch_groups"]
@@ -139,11 +139,10 @@ def keep_references(X):
     if n > _KEPT:
         rows = np.sort(np.random.default_rng(0).choice(n, _KEPT, replace=False))
     if is_torch_dataset(X):  # whose items may be tuples, and which may hold far more
-        items = [X[i] for i in rows.tolist()]
-        return np.stack([np.asarray(i[0] if isinstance(i, tuple) else i) for i in items])
+        return np.stack([row_of(X[i]) for i in rows.tolist()])
     if n <= _KEPT:
         return X
-    return take_rows(X.tocsr() if issparse(X) else X, rows)
+    return take_rows(X, rows)
 
 
 class Exchange:

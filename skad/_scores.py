@@ -1,6 +1,7 @@
 """One sign for every detector's score, and who may be asked to score what."""
 
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
@@ -17,6 +18,7 @@ __all__ = [
     "needs_memory",
     "normality",
     "refuse_torch_dataset",
+    "unwrapped",
 ]
 
 
@@ -111,13 +113,36 @@ def _(estimator):
     return grows_with_rows(estimator.estimator)
 
 
-def _last_step(estimator):
+def unwrapped(estimator: Any) -> Any:
+    """Give the estimator that a fitted search found, or that is frozen.
+
+    Parameters
+    ----------
+    estimator : object
+        Any estimator.
+
+    Returns
+    -------
+    estimator : object
+        The one inside; one that is neither a fitted search nor frozen, as it is.
+
+    Examples
+    --------
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from skad.decompositions import unwrapped
+    >>> unwrapped(FrozenEstimator(IsolationForest()))
+    IsolationForest()
+    """
     while True:
-        if isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        elif hasattr(estimator, "best_estimator_"):
+        if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
-        elif hasattr(estimator, "steps"):
-            estimator = estimator.steps[-1][1]
+        elif isinstance(estimator, FrozenEstimator):
+            estimator = estimator.estimator
         else:
             return estimator
+
+
+def _last_step(estimator):
+    estimator = unwrapped(estimator)
+    return _last_step(estimator.steps[-1][1]) if hasattr(estimator, "steps") else estimator

@@ -70,10 +70,12 @@ __all__ = [
     "check_parameters",
     "clone_parametrized",
     "fit_task",
+    "indexable",
     "is_torch_dataset",
     "kept_by_imputer",
     "local_outlier_memory",
     "one_hot_widths",
+    "row_of",
     "svm_gamma",
     "take_rows",
     "training_rows",
@@ -135,7 +137,20 @@ def take_rows(X, rows):
         return sys.modules["torch"].utils.data.Subset(X, np.asarray(rows).tolist())
     if type(X).__module__.startswith("pyarrow"):  # unknown to scikit-learn 1.6
         return X.take(rows)
-    return _safe_indexing(X, rows)
+    return _safe_indexing(X.tocsr() if issparse(X) else X, rows)
+
+
+def indexable(X):
+    """Give rows in a form that `take_rows` takes many times: as an array, if no table."""
+    if issparse(X):
+        return X.tocsr()
+    table = hasattr(X, "iloc") or hasattr(X, "__dataframe__")
+    return X if table or is_torch_dataset(X) else np.asarray(X)
+
+
+def row_of(item):
+    """Give the row of an item of a data set, which may be followed by a label."""
+    return np.asarray(item[0] if isinstance(item, tuple) else item)
 
 
 def training_rows(neighbors):

@@ -7,7 +7,6 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from scipy.sparse import issparse
 from scipy.stats import false_discovery_control
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.frozen import FrozenEstimator
@@ -22,7 +21,7 @@ from skad._sklearn import (
     StrOptions,
     _fit_context,
     _num_samples,
-    is_torch_dataset,
+    indexable,
     take_rows,
 )
 from skad._typing import AnyArray, AnyRows, ArrayLike, Bools, Floats, Ints, Seed
@@ -186,7 +185,7 @@ class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
         with all_or_nothing(self):
             check_detector_methods(self.detector, "detector")
             refuse_torch_dataset(self.detector, X)
-            X = _indexable(normal_rows(X, y))
+            X = indexable(normal_rows(X, y))
             n = _num_samples(X)
             self.detectors_, self.calibration_scores_ = [], []
             for train, held_out in self._splits(n):
@@ -413,14 +412,6 @@ def _scores(detector, X):
             f"{type(detector).__name__} gave the score NaN to {bad} of {len(scores)} rows."
         )
     return np.clip(scores, -1e100, 1e100)
-
-
-def _indexable(X):
-    """Give rows in a form of which some can be taken."""
-    if issparse(X):
-        return X.tocsr()
-    frame = hasattr(X, "iloc") or hasattr(X, "__dataframe__")
-    return X if frame or is_torch_dataset(X) else np.asarray(X)
 
 
 @explain.register

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, column_or_1d, get_tags
@@ -283,7 +282,7 @@ def normal_rows(X: Any, y: ArrayLike | None) -> Any:
         raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
     if keep.all():
         return X
-    return take_rows(X.tocsr() if issparse(X) else X, np.flatnonzero(keep))
+    return take_rows(X, np.flatnonzero(keep))
 
 
 def _trainable(y):

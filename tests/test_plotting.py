@@ -28,9 +28,10 @@ from_predictions = ExplanationDisplay.from_predictions
 
 @pytest.fixture(autouse=True)
 def plt():
-    """Draw to memory only, and leave no figure behind."""
+    """Draw to memory only, find no figure of other tests, and leave none behind."""
     import matplotlib.pyplot as plt
 
+    plt.close("all")
     before = plt.get_backend()
     plt.switch_backend("Agg")
     yield plt

@@ -10,11 +10,10 @@ from math import prod
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skad._scores import is_pyod
+from skad._scores import is_pyod, unwrapped
 from skad._typing import AnyRows, Floats, Rules
 
 if TYPE_CHECKING:
@@ -377,36 +376,6 @@ def can_decompose(estimator: Any) -> bool:
     True
     """
     return _find(unwrapped(estimator)) is not _rule.dispatch(object)
-
-
-def unwrapped(estimator: Any) -> Any:
-    """Give the estimator that a fitted search found, or that is frozen.
-
-    Parameters
-    ----------
-    estimator : object
-        Any estimator.
-
-    Returns
-    -------
-    estimator : object
-        The one inside; one that is neither a fitted search nor frozen, as it is.
-
-    Examples
-    --------
-    >>> from sklearn.ensemble import IsolationForest
-    >>> from sklearn.frozen import FrozenEstimator
-    >>> from skad.decompositions import unwrapped
-    >>> unwrapped(FrozenEstimator(IsolationForest()))
-    IsolationForest()
-    """
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        else:
-            return estimator
 
 
 def _find(estimator):

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import check_consistent_length, column_or_1d
 
 from skad._scores import normality
-from skad._sklearn import is_torch_dataset, take_rows
+from skad._sklearn import indexable, take_rows
 from skad._typing import ArrayLike, Rows
 from skad.explanation import explain
 from skad.metrics._checks import _split_classes
@@ -265,11 +264,7 @@ def _named(detectors):
 
 
 def _take(X, rows):
-    if issparse(X):
-        X = X.tocsr()
-    table = any(hasattr(X, name) for name in ("iloc", "__dataframe__", "tocsr"))
-    table = table or is_torch_dataset(X)
-    return take_rows(X if table else np.asarray(X), np.flatnonzero(rows))
+    return take_rows(indexable(X), np.flatnonzero(rows))
 
 
 def _mean(values):

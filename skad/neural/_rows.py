@@ -11,6 +11,7 @@ from sklearn.utils import check_array, gen_batches
 from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset, IterableDataset
 
+from skad._sklearn import row_of
 from skad._typing import ArrayLike, Floats, Ints, Rows
 from skad.datasets import LazyImages
 
@@ -185,12 +186,12 @@ def _reader_of(dataset):
     """Give what reads items of a data set by their numbers, and the shape of an item."""
     if not len(dataset):
         raise ValueError(f"X, a {type(dataset).__name__}, is empty.")
-    shape = _row_of(dataset[0]).shape
+    shape = row_of(dataset[0]).shape
 
     def read(numbers):
         numbers = numbers.tolist()
         fetch = getattr(dataset, "__getitems__", lambda many: [dataset[i] for i in many])
-        rows = [_row_of(item) for item in fetch(numbers)]
+        rows = [row_of(item) for item in fetch(numbers)]
         for number, row in zip(numbers, rows, strict=True):
             if row.shape != shape:
                 raise ValueError(
@@ -200,11 +201,6 @@ def _reader_of(dataset):
         return np.stack(rows)
 
     return read, shape
-
-
-def _row_of(item):
-    """Give the row of an item, which may be followed by a label and the like."""
-    return np.asarray(item[0] if isinstance(item, tuple) else item)
 
 
 def _is_mapped(X):
