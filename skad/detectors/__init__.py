@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from skad.detectors._geo import GEO
     from skad.detectors._hsc import HSC
     from skad.detectors._iocn import IOCN
-    from skad.detectors._kde import KDE
+    from skad.detectors._kde._detector import KDE
     from skad.detectors._pyod import PyODDetector
 
 _HOME = {
-    "KDE": "_kde",
+    "KDE": "_kde._detector",
     "AutoEncoder": "_autoencoder",
     "Bag": "_bag",
     "DeepOneClass": "_deep_one_class",

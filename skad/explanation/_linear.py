@@ -1,4 +1,4 @@
-"""Linear transformers, which explanations by squared distances go back through."""
+"""Linear transformers, through which squared distances are pulled back."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from sklearn.preprocessing import (
 )
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
+from skad._decomposition import NoDecompositionError
 from skad._typing import AnyArray, AnyRows, Floats, Rules, singledispatch
 
-__all__ = ["LinearMap", "linear_map"]
+__all__ = ["LinearMap", "LostRelevanceError", "check_kept", "linear_map"]
+
+_LOST = 1e-7  # of relevance, in sums that are pulled back: more is no rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class LinearMap:
 
     See Also
     --------
-    linear_map : Gives that of a transformer.
+    linear_map : Returns that of a transformer.
     decompose : Takes one as `space`.
 
     Examples
@@ -62,7 +65,7 @@ class LinearMap:
         return np.linalg.pinv(self.matrix)
 
     def deviation(self, deviations: Floats) -> Floats:
-        r"""Give the shortest deviations in x that make those in z.
+        r"""Return the shortest deviations in x that make those in z.
 
         Parameters
         ----------
@@ -77,7 +80,7 @@ class LinearMap:
         return deviations @ self.inverse.T
 
     def gradient(self, gradients: Floats) -> Floats:
-        r"""Give gradients in x.
+        r"""Return gradients in x.
 
         Parameters
         ----------
@@ -108,7 +111,7 @@ class LinearMap:
         return self.deviation(deviations) * self.gradient(deviations)
 
     def then(self, other: LinearMap) -> LinearMap:
-        """Give the map of this one and then another.
+        """Return the map of this one and then another.
 
         Parameters
         ----------
@@ -123,8 +126,31 @@ class LinearMap:
         return LinearMap(other.matrix @ self.matrix)
 
 
+class LostRelevanceError(NoDecompositionError):
+    """Columns whose squared distances a linear map does not keep."""
+
+
+def check_kept(relevance: Floats, own: Floats) -> None:
+    """Raise LostRelevanceError where relevance behind a map does not sum to what it was.
+
+    Parameters
+    ----------
+    relevance : ndarray of shape (n, d)
+        Of the columns that the map made others of.
+    own : ndarray of shape (n, k)
+        Of those others.
+    """
+    lost = abs(relevance.sum(axis=1) - own.sum(axis=1))
+    if (lost > _LOST * (abs(own).sum(axis=1) + abs(relevance).max(initial=0))).any():
+        raise LostRelevanceError(
+            f"More than {_LOST} of the relevance is lost: the matrix has no accurate "
+            "inverse. Leave out constant and collinear columns, or components of next to "
+            "no variance; or give references= to explain from outside, by Shapley values."
+        )
+
+
 def by_unit_vectors(transformer: Any, X: Any) -> LinearMap:
-    """Give the matrix of any linear transformer, by what it makes of unit vectors.
+    """Return the matrix of any linear transformer, by what it makes of unit vectors.
 
     The units are those of X: a transformer that takes off large means would hide others.
     """
@@ -149,7 +175,7 @@ def _with_unit_vectors(rules: Any) -> _LinearMaps:
 @_with_unit_vectors
 @singledispatch
 def linear_map(transformer: Any, X: AnyRows) -> LinearMap | None:
-    """Give the matrix of a fitted linear transformer.
+    """Return the matrix of a fitted linear transformer.
 
     Parameters
     ----------
