@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn import config_context
@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skad._decomposition import Decomposition
 from skad._estimators import needs_memory
 from skad._images import as_rows, check_one_image, find_image_shape, row_shape_of
+from skad._linear_map import LinearMap
 from skad._sklearn import Interval, _fit_context, is_torch_dataset
 from skad._thresholds import (
     TrainingScores,
@@ -25,9 +26,6 @@ from skad._thresholds import (
     offset_of_share,
 )
 from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
-
-if TYPE_CHECKING:
-    from skad.explanation._linear import LinearMap
 
 __all__ = ["BaseDetector"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
 from math import prod
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from sklearn.utils import get_tags
@@ -14,11 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._decomposition import Decomposition, NoDecompositionError
 from skad._estimators import inside
+from skad._linear_map import LinearMap
 from skad._typing import AnyRows, Rules
 from skad.base import BaseDetector
-
-if TYPE_CHECKING:
-    from skad.explanation._linear import LinearMap
 
 __all__ = ["can_decompose", "decompose", "register_by_name", "rows", "rule_of"]
 

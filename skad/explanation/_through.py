@@ -12,8 +12,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from skad._decomposition import Decomposition, NoDecompositionError
 from skad._estimators import chain
+from skad._linear_map import LinearMap, LostRelevanceError
 from skad.explanation._decompose import decompose, rule_of
-from skad.explanation._linear import LinearMap, LostRelevanceError, linear_map
+from skad.explanation._linear import linear_map
 from skad.explanation._pull_back import NoRuleError, pull_back, pulled_back, refusal
 
 __all__ = ["first_mixing", "pulled_through", "transformed"]

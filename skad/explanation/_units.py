@@ -6,11 +6,11 @@ from typing import Any
 
 from skad._decomposition import Decomposition, NoDecompositionError
 from skad._estimators import normality
+from skad._linear_map import LinearMap
 from skad._typing import AnyRows, Floats
 from skad.base import BaseDetector
 from skad.explanation._decompose import can_decompose, decompose
 from skad.explanation._explain import explain
-from skad.explanation._linear import LinearMap
 from skad.explanation._pull_back import NoRuleError
 
 __all__ = ["decompose_any", "relevance_in_units", "with_remainder"]

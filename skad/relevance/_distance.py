@@ -142,7 +142,7 @@ class MappedSums:
     tiles : TemplateTiles
     x : torch.Tensor of shape (rows, k)
     space : LinearMap
-        Its ``matrix`` is (k, d).
+        Its ``matrix`` is (k, d), its ``inverse`` (d, k).
     """
 
     def __init__(self, tiles, x, space):

@@ -1,6 +1,6 @@
 """Distance to templates, then min-pooling: the score runs down, relevance runs up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -82,8 +82,15 @@ class TemplatePool:
             np.maximum(relevance, 0, out=relevance)
             return score, relevance, relevance.sum(axis=1)
         make, width = partial(MappedSums, space=space), space.matrix.shape[1]
-        score, sums = self._sweep(X, device, rule, make, width + 1)
+        score, sums = self._in_float64()._sweep(X, device, rule, make, width + 1)
         return score, np.ascontiguousarray(sums[:, :width]), sums[:, width]
+
+    def _in_float64(self):
+        """Return the pool in the precision that the inverse of a matrix needs."""
+        if self.augmented.dtype == np.float64:
+            return self
+        points = self.augmented[:, :-2].astype(np.float64)
+        return replace(self, augmented=TemplateTiles.augment(points, np.float64))
 
     def leave_one_out(self, rows, device):
         """Return scores of the templates `rows`, each without itself: ndarray."""

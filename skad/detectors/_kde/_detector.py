@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from skad._decomposition import Decomposition, refuse_space
+from skad._linear_map import check_kept
 from skad._sklearn import Interval, StrOptions
 from skad._thresholds import calibration_rows, offset_of_fresh
 from skad._typing import ArrayLike, ImageShape, Ints
 from skad._warnings import warn
 from skad.base import BaseDetector
 from skad.detectors._kde._bandwidth import leave_one_out_root, scott_bandwidth
-from skad.explanation._linear import check_kept
 from skad.relevance._mean_distance import MeanDistance
 from skad.relevance._pooling import Conserving, PowerMean, SoftMin, Taylor
 from skad.relevance._template_pool import TemplatePool

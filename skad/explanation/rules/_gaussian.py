@@ -7,8 +7,8 @@ from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
 from skad._decomposition import Decomposition
+from skad._linear_map import check_kept
 from skad.explanation._decompose import decompose, rows
-from skad.explanation._linear import check_kept
 from skad.relevance._soft_minimum import responsibilities
 
 __all__ = ["mahalanobis_parts"]

@@ -4,9 +4,9 @@ import numpy as np
 from sklearn.neighbors import LocalOutlierFactor
 
 from skad._decomposition import Decomposition, NoDecompositionError
+from skad._linear_map import check_kept
 from skad._sklearn import local_outlier_memory
 from skad.explanation._decompose import decompose, rows
-from skad.explanation._linear import check_kept
 from skad.explanation.rules._blocks import in_blocks
 
 __all__ = ["minkowski_power", "split_distances"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skad.explanation._linear import check_kept
+from skad._linear_map import check_kept
 from skad.explanation.rules._blocks import blocks
 
 __all__ = ["split_squares", "squared_distances"]
