@@ -10,7 +10,7 @@ from pyod.models.knn import KNN
 from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
-import skad._occlusion as occlusion
+import skad.explanation._occlusion as occlusion
 from skad import KDE, PyODDetector, explain
 from skad.datasets import load_corrupted_digits, make_textures
 from skad.explanation import shapley_values
