@@ -125,10 +125,10 @@ def normality(estimator, X):
 def refuse_torch_dataset(estimator, X):
     """Raise TypeError for a data set of torch, unless the estimator is skad's.
 
-    Those know what to do; others hand it to numpy, which reads on and on.
+    skad's read it part by part or refuse it themselves; others hand it to numpy, which may
+    read it without an end.
     """
-    if isinstance(estimator, FrozenEstimator):
-        estimator = estimator.estimator
+    estimator = unwrapped(estimator)
     if is_torch_dataset(X) and not _is_of(estimator, "skad"):
         raise needs_memory(estimator, X)
 
