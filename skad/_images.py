@@ -91,8 +91,7 @@ def find_image_shape(shape, wanted, n_features):
         raise ValueError(f"X holds images of shape {shape}, but image_shape={wanted}.")
     if prod(wanted) != n_features:
         raise ValueError(
-            f"image_shape={wanted} needs {prod(wanted)} features a row; X has "
-            f"{n_features}."
+            f"image_shape={wanted} needs {prod(wanted)} features a row; X has {n_features}."
         )
     return wanted
 

@@ -1,4 +1,4 @@
-"""The one threshold: a quantile of scores of training rows, as they are or out of sample."""
+"""The one threshold: a quantile of scores of training rows, in or out of sample."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def cross_fitted_scores(
     fit: Callable[..., Any] | None = None,
     score: Callable[..., Any] | None = None,
 ) -> Floats:
-    """Return outlier scores of ``X[rows]``, each by a copy fitted on four other fifths of X.
+    """Score ``X[rows]``, each row by a copy fitted on four other fifths of X.
 
     They are in the units of a detector that is fitted on all of X.
 

@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._decomposition import Decomposition
+from skad._docs import filled
 from skad._estimators import needs_memory
 from skad._images import as_rows, check_one_image, find_image_shape, row_shape_of
 from skad._sklearn import Interval, _fit_context, is_torch_dataset
@@ -139,6 +140,10 @@ class BaseDetector(DetectorMixin, BaseEstimator):
     }
     # What rows are converted to; the first of several where they come as something else.
     _dtype: Any = np.float64
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        cls.__doc__ = filled(cls.__doc__)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
