@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from sklearn import config_context
@@ -25,9 +25,6 @@ from skad._thresholds import (
     offset_of_share,
 )
 from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
-
-if TYPE_CHECKING:
-    from skad.explanation._linear import LinearMap
 
 __all__ = ["BaseDetector"]
 
@@ -290,7 +287,7 @@ class BaseDetector(DetectorMixin, BaseEstimator):
     def _outlier_score(self, X: Floats) -> Floats:
         raise NotImplementedError(f"{type(self).__name__} has no _outlier_score(X).")
 
-    def _decompose(self, X: Floats, space: LinearMap | None = None) -> Decomposition:
+    def _decompose(self, X: Floats, space: Any = None) -> Decomposition:
         raise NotImplementedError(
             f"{type(self).__name__} scores, but does not explain: it has no "
             "_decompose(X, space)."

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ from skad._values import ParameterValue
 from skad.neural._blocks import block_rows, in_blocks
 from skad.neural._rows import joined
 from skad.neural._units import Units
-
-if TYPE_CHECKING:
-    from skad.neural._training import Training
 
 __all__ = ["Batches", "EarlyStopping", "Parts", "Scoring", "Trained", "TrainingData"]
 
@@ -276,7 +273,8 @@ class Parts:
         ``start(net, rows)`` sets what depends on the untrained network, by the prepared
         rows that train.
     train : callable or None, default=None
-        ``train(training) -> (net, state)``, for what is more than one fit of one network.
+        ``train(training) -> (net, state)``, for what is more than one fit of one network;
+        it gets the `Training`.
     finish : callable, default=nothing
         ``finish(trained, data) -> state``: what is learned after the training.
     harmless_loss : callable or None, default=0
@@ -292,7 +290,7 @@ class Parts:
     batches: Batches | None = None
     state: dict[str, Any] = field(default_factory=dict)
     start: Callable[[NeuralNet, Any], None] = _nothing
-    train: Callable[[Training], tuple[NeuralNet, dict[str, Any]]] | None = None
+    train: Callable[[Any], tuple[NeuralNet, dict[str, Any]]] | None = None
     finish: Callable[[Trained, TrainingData], dict[str, Any]] = _nothing_learned
     harmless_loss: Callable[[NeuralNet], float] | None = _no_loss
     net_params: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 from numbers import Real
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from sklearn.preprocessing import StandardScaler
 from skad._typing import AnyArray
 from skad.neural._blocks import as_tensor
 from skad.neural._rows import LazyRows, PreparedRows, arrays, extremes, parts
-
-if TYPE_CHECKING:
-    from skad.neural._parts import Trained, TrainingData
 
 __all__ = [
     "ScaledUnits",
@@ -81,19 +78,24 @@ class ScaledUnits(Units):
     scale: Any = 1.0
 
     @classmethod
-    def of(cls, data: TrainingData, previous: Trained | None = None) -> Self:
+    def of(cls, data: Any, previous: Any = None) -> Self:
         """Learn what normal rows are scaled by, or take what was learned before.
 
         Images come to the network with values in [0, 1]: by (0, 1) or (0, 255) where the
         training rows lie in it (and not in the lower half of the latter), else by their
         own least and greatest value. Columns of a table come standardised.
+
+        Parameters
+        ----------
+        data : TrainingData
+        previous : Trained or None, default=None
         """
         if previous is not None:
             return cls.from_state(data, previous.state)
         return cls.from_state(data, cls._learned(data))
 
     @classmethod
-    def from_state(cls, data: TrainingData, state: dict[str, Any]) -> Self:
+    def from_state(cls, data: Any, state: dict[str, Any]) -> Self:
         """Return the units of a state, as `state` gives it."""
         return cls(data.row_shape, data.image_shape, state["shift"], state["scale"])
 
