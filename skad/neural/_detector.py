@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
 
 from skad._decomposition import Decomposition, refuse_space
@@ -33,7 +33,7 @@ from skad.neural._parts import (
     Trained,
     TrainingData,
 )
-from skad.neural._rows import LazyRows, lazy_rows
+from skad.neural._rows import LazyRows, check_lazy, lazy_rows
 from skad.neural._seed import draw_seed, seeded
 from skad.neural._training import Settings, Training, make_net
 from skad.neural._units import Units, training_rows
@@ -449,11 +449,9 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
         return lazy_rows(X, self._dtype) or super()._flattened(X)
 
     def _checked(self, X, *, reset):
-        if not isinstance(X, LazyRows):
-            return super()._checked(X, reset=reset)
-        if reset and len(X) < 2:
-            raise ValueError(f"X must have two rows at least, got {len(X)}.")
-        return validate_data(self, X, reset=reset, skip_check_array=True)
+        if isinstance(X, LazyRows):
+            return check_lazy(self, X, reset=reset)
+        return super()._checked(X, reset=reset)
 
 
 def _train_once(training: Training) -> tuple[NeuralNet, dict[str, Any]]:

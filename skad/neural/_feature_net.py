@@ -299,7 +299,7 @@ def make_module(module, row_shape):
     return copy.deepcopy(module).float()
 
 
-def output_of(net, row_shape, network="The network"):
+def output_of(net, row_shape, network="The network", advice=""):
     """Return what a network gives for two rows of zeros, in evaluation mode.
 
     Raises
@@ -313,5 +313,5 @@ def output_of(net, row_shape, network="The network"):
             return net.float().eval()(rows)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(
-            f"{network} fails on rows of shape {row_shape}: {error}"
+            f"{network} fails on rows of shape {row_shape}: {error}{advice}"
         ) from error

@@ -7,6 +7,7 @@ from math import prod
 import numpy as np
 import torch
 from sklearn.utils import check_array, gen_batches
+from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset, IterableDataset
 
 from skad._sklearn import row_of
@@ -16,6 +17,7 @@ __all__ = [
     "LazyRows",
     "PreparedRows",
     "arrays",
+    "check_lazy",
     "extremes",
     "joined",
     "lazy_rows",
@@ -126,6 +128,13 @@ def lazy_rows(X, dtype):
 
     rows = LazyRows(flat_rows, np.arange(len(X)), prod(shape), dtype)
     return rows, (tuple(shape) if len(shape) > 1 else None)
+
+
+def check_lazy(estimator, X, *, reset):
+    """Check `LazyRows` as scikit-learn checks arrays, without reading them."""
+    if reset and len(X) < 2:
+        raise ValueError(f"X must have two rows at least, got {len(X)}.")
+    return validate_data(estimator, X, reset=reset, skip_check_array=True)
 
 
 def extremes(X):
