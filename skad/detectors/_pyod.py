@@ -23,7 +23,7 @@ from skad._shapley import shapley_values
 from skad._sklearn import clone_parametrized
 from skad._typing import ImageShape, Seed
 from skad.base import BaseDetector
-from skad.decompositions import NoDecompositionError, can_decompose, decompose
+from skad.explanation import NoDecompositionError, can_decompose, decompose
 
 __all__ = ["PyODDetector", "as_detector"]
 

@@ -383,10 +383,10 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
 
     def _become(self, trained):
         """Take on what was trained; public attributes are what ends in an underscore."""
-        self._trained, self.net_ = trained, trained.net
         for name, value in trained.state.items():
-            if name.endswith("_"):
+            if name.endswith("_") and not name.startswith("_"):
                 setattr(self, name, value)
+        self._trained, self.net_ = trained, trained.net
 
     # The threshold, by the rows that are not labelled -1.
 
