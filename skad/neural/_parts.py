@@ -86,6 +86,19 @@ class TrainingData:
         Classes of the rows.
     class_numbers : ndarray of shape (n,), int, or None
         Number of each row's class.
+
+    See Also
+    --------
+    NeuralDetector : Hands it to ``_parts``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.neural import TrainingData
+    >>> labels = np.array([0, 1, -1, 0], dtype=np.int8)
+    >>> data = TrainingData(np.arange(8.0).reshape(4, 2), (2,), labels=labels)
+    >>> data.normal.tolist(), data.anomalies.tolist()
+    ([[0.0, 1.0], [2.0, 3.0], [6.0, 7.0]], [[4.0, 5.0]])
     """
 
     X: Any
@@ -129,7 +142,18 @@ class TrainingData:
         return self.mask[self.anomalous]
 
     def fold(self, train: Ints) -> TrainingData:
-        """Return some of the normal rows, by their numbers, and all anomalies."""
+        """Return some of the normal rows, and all anomalies.
+
+        Parameters
+        ----------
+        train : ndarray of int
+            Numbers of rows of `normal`.
+
+        Returns
+        -------
+        fold : TrainingData
+            With the labels, masks and classes of its rows.
+        """
         if self.class_numbers is not None:
             return replace(self, X=self.X[train], class_numbers=self.class_numbers[train])
         if not self.anomalous.any():
@@ -147,7 +171,18 @@ class TrainingData:
         return replace(self, X=rows, labels=labels, mask=mask)
 
     def fit(self, detector: Any) -> Any:
-        """Fit a detector on these rows, by its public method."""
+        """Fit a detector on these rows, by its public method.
+
+        Parameters
+        ----------
+        detector : object
+            With ``fit(X, y)``, and `mask`, where there are masks.
+
+        Returns
+        -------
+        detector : object
+            The same, fitted.
+        """
         if self.class_numbers is not None:
             several = len(np.unique(self.class_numbers)) > 1
             return detector.fit(self.X, self.class_numbers if several else None)
@@ -171,6 +206,23 @@ class Batches:
         Rows of a step; None: by the detector's `batch_size`.
     epochs : int or None, default=None
         Passes over the rows; None: the detector's `max_epochs`.
+
+    See Also
+    --------
+    Parts : Takes one as `batches`.
+
+    Examples
+    --------
+    Rows that are noisy anew in every batch:
+
+    >>> import numpy as np
+    >>> import torch
+    >>> from skad.neural import Batches
+    >>> def add_noise(X, y):
+    ...     return X + 0.1 * torch.randn_like(X), y
+    >>> batches = Batches(np.zeros((10, 2)), change=add_noise)
+    >>> batches.change(torch.zeros(3, 2), None)[0].shape
+    torch.Size([3, 2])
     """
 
     rows: Any
@@ -193,6 +245,18 @@ class Trained:
     state : dict
         What was learned beside the weights, numbers, tuples or arrays by name: exactly
         what weight files keep.
+
+    See Also
+    --------
+    NeuralDetector : Hands it to ``_scoring``, and to ``_parts`` where training goes on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.neural import Trained, Units
+    >>> trained = Trained(None, Units((3,)), {"radius_": 2.0})
+    >>> trained.units.prepare(np.ones((2, 3))).shape, trained.state["radius_"]
+    (torch.Size([2, 3]), 2.0)
     """
 
     net: NeuralNet | None
@@ -201,12 +265,12 @@ class Trained:
 
     @property
     def module(self) -> Any:
-        """The network."""
+        """The network, a torch.nn.Module."""
         return self.net.module_
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Where the network is, a torch.device."""
         return next(self.module.parameters()).device
 
     def in_blocks(
@@ -282,6 +346,18 @@ class Parts:
         start is. None: the loss is no measure of the training.
     net_params : dict or None, default=None
         Parameters of the skorch net; None: the detector's own `net_params`.
+
+    See Also
+    --------
+    Scoring : How the network scores, once it is trained.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from skad.neural import Parts
+    >>> parts = Parts(nn.Linear(3, 1), nn.MSELoss(), state={"radius_": 1.0})
+    >>> parts.batches is None  # all rows, without targets
+    True
     """
 
     module: nn.Module
@@ -289,10 +365,14 @@ class Parts:
     units: Units | None = None
     batches: Batches | None = None
     state: dict[str, Any] = field(default_factory=dict)
-    start: Callable[[NeuralNet, Any], None] = _nothing
+    start: Callable[[NeuralNet, Any], None] = field(default_factory=lambda: _nothing)
     train: Callable[[Any], tuple[NeuralNet, dict[str, Any]]] | None = None
-    finish: Callable[[Trained, TrainingData], dict[str, Any]] = _nothing_learned
-    harmless_loss: Callable[[NeuralNet], float] | None = _no_loss
+    finish: Callable[[Trained, TrainingData], dict[str, Any]] = field(
+        default_factory=lambda: _nothing_learned
+    )
+    harmless_loss: Callable[[NeuralNet], float] | None = field(
+        default_factory=lambda: _no_loss
+    )
     net_params: dict[str, Any] | None = None
 
 
@@ -311,6 +391,21 @@ class Scoring:
         the score.
     block_rows : int or None, default=None
         Rows that are scored at once; None: by their size.
+
+    See Also
+    --------
+    Parts : What the network was trained as.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from skad.neural import Scoring
+    >>> length = Scoring(
+    ...     score=lambda batch: batch.square().sum(dim=1), relevance=np.square
+    ... )
+    >>> length.score(torch.tensor([[3.0, 4.0]]))
+    tensor([25.])
     """
 
     score: Callable[[torch.Tensor], torch.Tensor]

@@ -39,8 +39,19 @@ class Units:
     ----------
     row_shape : tuple
         Of a row for the network.
-    image_shape : tuple or None
+    image_shape : tuple or None, default=None
         Of an image as it came; None for tables.
+
+    See Also
+    --------
+    ScaledUnits : Rows less a shift, over a scale.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.neural import Units
+    >>> Units((1, 2, 2)).prepare(np.ones((5, 4))).shape
+    torch.Size([5, 1, 2, 2])
     """
 
     row_shape: tuple[int, ...]
@@ -48,16 +59,27 @@ class Units:
 
     @property
     def n_features(self) -> int:
-        """Numbers in a row."""
+        """How many numbers a row has, an int."""
         return prod(self.row_shape)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What was learned, by name."""
+        """What was learned, a dict of str to numbers or arrays."""
         return {}
 
     def prepare(self, X: Any) -> torch.Tensor:
-        """Return flat rows as a float32 tensor of shape (n, *row_shape)."""
+        """Make a tensor of flat rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Flat rows, as they came.
+
+        Returns
+        -------
+        rows : tensor of shape (n, *row_shape), float32
+            What the network takes.
+        """
         # A copy: a layer in place would write to the caller's rows.
         rows = as_tensor(X).to(torch.float32, copy=True)
         return rows.reshape(-1, *self.row_shape)
@@ -69,9 +91,31 @@ class ScaledUnits(Units):
 
     Parameters
     ----------
-    row_shape, image_shape
-        As for `Units`.
-    shift, scale : float, or ndarray that broadcasts with `row_shape`
+    row_shape : tuple
+        Of a row for the network.
+    image_shape : tuple or None, default=None
+        Of an image as it came; None for tables.
+    shift : float or ndarray, default=0.0
+        What is subtracted; it broadcasts with `row_shape`.
+    scale : float or ndarray, default=1.0
+        What is divided by.
+
+    See Also
+    --------
+    Units : Rows as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad.neural import ScaledUnits, TrainingData
+    >>> X = np.array([[0.0, 10.0], [2.0, 30.0]])
+    >>> units = ScaledUnits.of(TrainingData(X, (2,)))
+    >>> units.prepare(X)
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    >>> units.restore(units.prepare(X))
+    array([[ 0., 10.],
+           [ 2., 30.]])
     """
 
     shift: Any = 0.0
@@ -88,7 +132,14 @@ class ScaledUnits(Units):
         Parameters
         ----------
         data : TrainingData
+            Its rows that are not labelled -1 count.
         previous : Trained or None, default=None
+            What a training goes on from, with the state of its units.
+
+        Returns
+        -------
+        units : ScaledUnits
+            For the rows of `data`.
         """
         if previous is not None:
             return cls.from_state(data, previous.state)
@@ -96,16 +147,40 @@ class ScaledUnits(Units):
 
     @classmethod
     def from_state(cls, data: Any, state: dict[str, Any]) -> Self:
-        """Return the units of a state, as `state` gives it."""
+        """Return the units that a state describes.
+
+        Parameters
+        ----------
+        data : TrainingData
+            With the shapes of a row.
+        state : dict
+            With "shift" and "scale".
+
+        Returns
+        -------
+        units : ScaledUnits
+            For the rows of `data`.
+        """
         return cls(data.row_shape, data.image_shape, state["shift"], state["scale"])
 
     @property
     def state(self) -> dict[str, Any]:
-        """What was learned, by name."""
+        """What was learned, a dict of str to numbers or arrays."""
         return {"shift": self.shift, "scale": self.scale}
 
     def prepare(self, X: Any) -> torch.Tensor:
-        """Return flat rows as a float32 tensor of shape (n, *row_shape)."""
+        """Make a tensor of flat rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Flat rows, as they came.
+
+        Returns
+        -------
+        rows : tensor of shape (n, *row_shape), float32
+            What the network takes.
+        """
         # In double until they are scaled: rows may be far from zero, and from one. One
         # number does not make float32 rows double, but needs the digits.
         shift, factor = (
@@ -116,7 +191,18 @@ class ScaledUnits(Units):
         return rows.clamp_(-FAR, FAR).float()
 
     def restore(self, rows: torch.Tensor) -> AnyArray:
-        """Return tensors of rows in the units and the shape in which they came."""
+        """Return rows in the units and the shape in which they came.
+
+        Parameters
+        ----------
+        rows : tensor of shape (n, *row_shape)
+            Prepared rows, on the CPU.
+
+        Returns
+        -------
+        X : ndarray of shape (n, d), (n, H, W) or (n, C, H, W), float64
+            Rows in their own units.
+        """
         shape = self.image_shape or (self.n_features,)
         return rows.double().reshape(-1, *shape).numpy() * self.scale + self.shift
 
