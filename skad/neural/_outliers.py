@@ -190,6 +190,8 @@ def find_exposure(
     ValueError
         If `outliers` do not fit the rows, or there are none and they are needed.
     """
+    if not len(data):  # weights are loaded: nothing is going to train
+        return Exposure()
     if not isinstance(outliers, OutlierExposure):
         outliers = OutlierExposure(outliers)
     found = [_labelled_source(data, units, device)] if len(data.anomalies) else []

@@ -15,6 +15,7 @@ __all__ = [
     "MapLoss",
     "SADLoss",
     "SVDDLoss",
+    "harmless_loss",
     "log_one_minus_exp",
     "pseudo_huber",
 ]
@@ -23,10 +24,19 @@ __all__ = [
 _LEAST = 1e-30
 # Deep SAD's: keeps 1 / d finite.
 _SAD_EPSILON = 1e-6
+_HARMLESS = 10.0
+
+
+def harmless_loss(net):
+    """Return a loss of training on anomalies that is no sign of divergence.
+
+    A single anomaly near the centre may cost as much.
+    """
+    return _HARMLESS
 
 
 def pseudo_huber(squared):
-    """Give ``sqrt(s + 1) - 1`` of squared distances s, without cancellation."""
+    """Return ``sqrt(s + 1) - 1`` of squared distances s, without cancellation."""
     return squared / ((squared + 1).sqrt() + 1)
 
 
@@ -44,7 +54,7 @@ class _LogOneMinusExp(torch.autograd.Function):
 
 
 def log_one_minus_exp(a):
-    """Give ``log(1 - exp(-a))`` for a >= 0, with value and gradient exact near 0."""
+    """Return ``log(1 - exp(-a))`` for a >= 0, with value and gradient exact near 0."""
     return _LogOneMinusExp.apply(a.clamp(min=_LEAST))
 
 
@@ -57,7 +67,7 @@ class HypersphereLoss(nn.Module):
     """Hypersphere classifier (FCDD paper, eq. 1) with the pseudo-Huber distance."""
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, D), the deviations."""
+        """Return the mean loss; `output` is (n, D), the deviations."""
         distance = pseudo_huber(output.square().sum(dim=1))
         return _per_row(y.label < 0, distance).mean()
 
@@ -77,7 +87,7 @@ class ClassifierLoss(nn.Module):
         self.focus = focus
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, 1), the logits."""
+        """Return the mean loss; `output` is (n, 1), the logits."""
         logit = output[:, 0]
         terms = softplus(torch.where(y.label < 0, -logit, logit))
         if self.focus:
@@ -99,7 +109,7 @@ class SADLoss(nn.Module):
         self.eta = eta
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, D), the deviations."""
+        """Return the mean loss; `output` is (n, D), the deviations."""
         distance = output.square().sum(dim=1)
         labelled = self.eta * (distance + _SAD_EPSILON).pow(y.label)
         return torch.where(y.label == 0, distance, labelled).mean()
@@ -122,7 +132,7 @@ class SVDDLoss(nn.Module):
         self.register_buffer("squared_radius", torch.zeros(()))
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, D), the deviations."""
+        """Return the mean loss; `output` is (n, D), the deviations."""
         distance = output.square().sum(dim=1)
         if self.nu is None:
             return distance.mean()
@@ -153,7 +163,7 @@ class MapLoss(nn.Module):
         self.upsampling = upsampling
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, 1, u, v), the deviations."""
+        """Return the mean loss; `output` is (n, 1, u, v), the deviations."""
         heat = pseudo_huber(output.square())
         if y.mask is None:
             return _per_row(y.label < 0, heat.flatten(1).mean(dim=1)).mean()
