@@ -83,11 +83,9 @@ class DeepSAD(NeuralDetector):
         ``(n, C, H, W)`` for images (``(n, d)``, standardised, for tables), and None, to
         such a pair. :class:`skad.neural.Augmentation` is one.
     [[explanation, gamma]]
-    [[lr, max_epochs, batch_size, lr_schedule, early_stopping]]
-    warm_start : bool, default=False
-        Let `fit` go on from the weights, and the centre, of the last fit.
-    [[callbacks, net_params, device, contamination, false_alarm_rate, image_shape]]
-    [[random_state, verbose]]
+    [[lr, max_epochs, batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
+    [[net_params, device, contamination, false_alarm_rate, image_shape, random_state]]
+    [[verbose]]
 
     Attributes
     ----------

@@ -80,11 +80,9 @@ class DeepSVDD(NeuralDetector):
     nu : float in (0, 1), default=0.1
         Share of the training rows outside of the soft boundary.
     [[explanation, gamma]]
-    [[lr, max_epochs, batch_size, lr_schedule, early_stopping]]
-    warm_start : bool, default=False
-        Let `fit` go on from the weights, and the centre, of the last fit.
-    [[callbacks, net_params, device, contamination, false_alarm_rate, image_shape]]
-    [[random_state, verbose]]
+    [[lr, max_epochs, batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
+    [[net_params, device, contamination, false_alarm_rate, image_shape, random_state]]
+    [[verbose]]
 
     Attributes
     ----------
