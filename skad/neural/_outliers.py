@@ -130,7 +130,9 @@ class Exposure:
         self, data: TrainingData, augment: Augment, *, with_masks: bool = False
     ) -> Batches:
         """Return the normal rows with their labels, and what becomes of each batch."""
-        labels = torch.from_numpy(data.labels[~data.anomalous]).float()
+        labels = None
+        if data.labels is not None:
+            labels = torch.from_numpy(data.labels[~data.anomalous]).float()
         change = ExposedBatches(
             list(self.sources), share=self.share, with_masks=with_masks, augment=augment
         )

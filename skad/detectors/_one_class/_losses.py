@@ -12,7 +12,6 @@ from torch.nn.functional import softplus
 __all__ = [
     "ClassifierLoss",
     "HypersphereLoss",
-    "MapLoss",
     "SADLoss",
     "SVDDLoss",
     "harmless_loss",
@@ -145,36 +144,3 @@ class SVDDLoss(nn.Module):
         self.steps += 1
         if self.steps > self.warm_up:
             self.squared_radius.copy_(distance.quantile(1 - self.nu))
-
-
-class MapLoss(nn.Module):
-    """FCDD's objectives on the map A of pseudo-Huber deviations.
-
-    Where the rows come with masks, objective (3); else (2), per row.
-
-    Parameters
-    ----------
-    upsampling : GaussianUpsampling or None
-        From the map to the pixels, for masks; rows of its matrices sum to 1.
-    """
-
-    def __init__(self, upsampling=None):
-        super().__init__()
-        self.upsampling = upsampling
-
-    def forward(self, output, batch, y):
-        """Return the mean loss; `output` is (n, 1, u, v), the deviations."""
-        heat = pseudo_huber(output.square())
-        if y.mask is None:
-            return _per_row(y.label < 0, heat.flatten(1).mean(dim=1)).mean()
-        return self._by_pixel(heat[:, 0], y.mask[:, 0].to(heat.dtype))
-
-    def _by_pixel(self, heat, mask):
-        # sum_j Y_j A'_j = <K' Y K, A>: the masks go down in place of the maps going up.
-        n_pixels = mask[0].numel()
-        inside = self.upsampling.adjoint(mask) / n_pixels
-        everywhere = self.upsampling.adjoint(torch.ones_like(mask[:1])) / n_pixels
-        normal = (heat * (everywhere - inside)).flatten(1).sum(dim=1)
-        anomalous = (heat * inside).flatten(1).sum(dim=1)
-        has_mask = mask.flatten(1).any(dim=1)
-        return (normal - torch.where(has_mask, log_one_minus_exp(anomalous), 0)).mean()
