@@ -26,8 +26,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     # Without types these decorators would hide the signatures of what they decorate.
-    class CallbackSupportMixin:
-        """Of scikit-learn 1.9."""
+    from builtins import object as CallbackSupportMixin
 
     def with_callbacks(method: Method) -> Method:
         """Of scikit-learn 1.9."""
@@ -48,9 +47,7 @@ else:
     try:
         from sklearn.callback import CallbackSupportMixin, with_callbacks
     except ImportError:  # scikit-learn < 1.9
-
-        class CallbackSupportMixin:
-            """Stand-in: no callbacks."""
+        CallbackSupportMixin = object  # no callbacks; the last of the bases
 
         def with_callbacks(method):
             """Stand-in: the method itself."""

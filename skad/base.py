@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._decomposition import Decomposition
+from skad._docs import filled
 from skad._estimators import needs_memory
 from skad._images import as_rows, check_one_image, find_image_shape, row_shape_of
-from skad._linear_map import LinearMap
 from skad._sklearn import Interval, _fit_context, is_torch_dataset
 from skad._thresholds import (
     TrainingScores,
@@ -140,11 +140,12 @@ class BaseDetector(DetectorMixin, BaseEstimator):
     _dtype: Any = np.float64
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Merge the constraints that the classes above declare, each its own.
+        """Fill in shared texts; merge the constraints that each class declares.
 
         Those of parameters that `__init__` does not take are left out.
         """
         super().__init_subclass__(**kwargs)
+        cls.__doc__ = filled(cls.__doc__)
         cls._own_constraints = vars(cls).get("_parameter_constraints", {})
         merged = {}
         for base in reversed(cls.__mro__):
@@ -298,7 +299,7 @@ class BaseDetector(DetectorMixin, BaseEstimator):
     def _outlier_score(self, X: Floats) -> Floats:
         raise NotImplementedError(f"{type(self).__name__} has no _outlier_score(X).")
 
-    def _decompose(self, X: Floats, space: LinearMap | None = None) -> Decomposition:
+    def _decompose(self, X: Floats, space: Any = None) -> Decomposition:
         raise NotImplementedError(
             f"{type(self).__name__} scores, but does not explain: it has no "
             "_decompose(X, space)."

@@ -11,6 +11,7 @@ import torch
 from sklearn.base import clone
 
 from skad import FCDD, IOCN, AutoEncoder, DeepSAD
+from skad.neural import EarlyStopping
 
 accelerate = pytest.importorskip("accelerate")
 
@@ -25,7 +26,7 @@ SHORT = {"random_state": 0, "max_epochs": 2}
 @pytest.mark.parametrize(
     "detector, X, y",
     [
-        (AutoEncoder(**SHORT, early_stopping=True), ROWS, None),
+        (AutoEncoder(**SHORT, early_stopping=EarlyStopping()), ROWS, None),
         (DeepSAD(**SHORT, false_alarm_rate=0.1), ROWS, Y),
         (FCDD(**SHORT), IMAGES, None),
         (IOCN(**SHORT), ROWS, None),

@@ -14,7 +14,7 @@ from torch import nn
 
 from skad import AutoEncoder
 from skad.datasets import load_corrupted_digits
-from skad.neural._autoencoders import convolutional
+from skad.detectors._autoencoder._networks import convolutional
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((300, 3)) @ RNG.standard_normal((3, 8)) + 5

@@ -18,12 +18,11 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch import nn
 from torch.nn import functional as F
 
-from skad.base import cross_fitted_scores
-from skad.detectors._deep_one_class import DeepOneClass
-from skad.neural import _backbones
+from skad import DeepOneClass
+from skad._thresholds import cross_fitted_scores
+from skad.neural import FeatureNet, Scaling, _backbones
 from skad.neural._backbones import BACKBONES, download_weights, load_backbone
-from skad.neural._features import feature_layers, fit_features
-from skad.neural._scaling import FeatureNet, Scaling
+from skad.neural._fit_features import feature_layers, fit_features
 
 WEIGHTS = Path(os.environ.get("SKAD_DATA", "")) / "weights"
 VGG16 = WEIGHTS / "vgg16_features_imagenet_fp16.pth"
@@ -411,7 +410,7 @@ def test_a_users_network_is_trained_on_a_copy():
         ({"y": CLASSES[1:]}, "inconsistent numbers"),
         ({"X": np.where(DIGITS == 3, np.nan, DIGITS)}, "NaN"),
         ({"X": np.ones((1797, 4))}, "All entries of X are 1"),
-        ({"X": DIGITS.reshape(-1, 8, 8)}, r"can't take rows of shape \(1, 8, 8\)"),
+        ({"X": DIGITS.reshape(-1, 8, 8)}, r"fails on rows of shape \(1, 8, 8\)"),
         ({"image_shape": (7, 8)}, "does not fit X"),
         ({"network": "paper"}, "network must be"),
         ({"max_epochs": 0}, "max_epochs"),

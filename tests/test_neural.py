@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import Subset
 
 from skad import IOCN, AutoEncoder, InlierTraining
-from skad.neural._net import BatchLoader
-from skad.neural._schedule import learning_rate_factor
+from skad.neural import EarlyStopping
+from skad.neural._net import BatchLoader, learning_rate_factor
 
 X = np.random.default_rng(0).standard_normal((200, 6)) @ np.diag([3, 2, 2, 1, 1, 0.1])
 
@@ -82,8 +82,10 @@ def test_training_is_that_of_a_plain_loop():
 
 @pytest.mark.parametrize("schedule", [None, "cosine", "onecycle"])
 def test_watched_batches_train_alike(schedule):
-    quick = detector(lr_schedule=schedule, early_stopping=True).fit(X)
-    watched = detector(lr_schedule=schedule, early_stopping=True, callbacks=[Watcher()])
+    quick = detector(lr_schedule=schedule, early_stopping=EarlyStopping()).fit(X)
+    watched = detector(
+        lr_schedule=schedule, early_stopping=EarlyStopping(), callbacks=[Watcher()]
+    )
     watched.fit(X)
     np.testing.assert_array_equal(watched.score_samples(X), quick.score_samples(X))
     for key in ("train_loss", "valid_loss"):
@@ -136,11 +138,15 @@ def test_seeds():
 
 
 def test_early_stopping_takes_the_best_epoch():
-    fitted = detector(early_stopping=True, max_epochs=200, patience=3, lr=0.05).fit(X[:40])
+    fitted = detector(
+        early_stopping=EarlyStopping(patience=3), max_epochs=200, lr=0.05
+    ).fit(X[:40])
     curve = fitted.history_["valid_loss"]
     assert len(curve) < 200
     assert len(curve) - 1 - int(np.argmin(curve)) >= 3
-    valid = detector(early_stopping=True, max_epochs=int(np.argmin(curve)) + 1, lr=0.05)
+    valid = detector(
+        early_stopping=EarlyStopping(), max_epochs=int(np.argmin(curve)) + 1, lr=0.05
+    )
     assert valid.fit(X[:40]).history_["valid_loss"] != curve  # the schedule is shorter
 
 
@@ -166,8 +172,8 @@ def test_a_failed_warm_start_leaves_the_network():
 
 
 def test_a_warm_start_takes_new_parameters():
-    fitted = detector(warm_start=True, early_stopping=True).fit(X)
-    fitted.set_params(early_stopping=False, callbacks=[InterruptAfter(6)], max_epochs=50)
+    fitted = detector(warm_start=True, early_stopping=EarlyStopping()).fit(X)
+    fitted.set_params(early_stopping=None, callbacks=[InterruptAfter(6)], max_epochs=50)
     curves = (
         fitted.set_params(net_params={"optimizer": torch.optim.RMSprop}).fit(X).history_
     )

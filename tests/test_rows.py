@@ -31,6 +31,7 @@ from skad import (
 )
 from skad.datasets import LazyImages
 from skad.metrics import ExplanationAwareScorer, clever_hans_report
+from skad.neural import EarlyStopping
 from skad.neural._rows import LazyRows, extremes, lazy_rows
 
 RNG = np.random.default_rng(0)
@@ -68,7 +69,7 @@ def mapped(tmp_path):
 NETWORK = nn.Sequential(nn.Linear(6, 8), nn.ReLU())
 SHORT = {"random_state": 0, "max_epochs": 2}
 DETECTORS = [
-    (AutoEncoder(**SHORT, early_stopping=True), ROWS, None),
+    (AutoEncoder(**SHORT, early_stopping=EarlyStopping()), ROWS, None),
     (AutoEncoder(**SHORT, false_alarm_rate=0.1), IMAGES, None),
     (DeepSAD(**SHORT, false_alarm_rate=0.1), ROWS, Y),
     (HSC(**SHORT), ROWS, Y),

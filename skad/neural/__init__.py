@@ -3,16 +3,35 @@
 from skad.neural._augmentation import Augmentation
 from skad.neural._backbones import download_weights, load_backbone
 from skad.neural._detector import NeuralDetector
-from skad.neural._features import fit_features
+from skad.neural._feature_net import FeatureNet, Scaling
+from skad.neural._fit_features import fit_features
 from skad.neural._invertible import InvertibleNet
-from skad.neural._scaling import FeatureNet, Scaling
+from skad.neural._outliers import OutlierExposure
+from skad.neural._parts import (
+    Batches,
+    EarlyStopping,
+    Parts,
+    Scoring,
+    Trained,
+    TrainingData,
+)
+from skad.neural._units import ScaledUnits, Units
 
 __all__ = [
     "Augmentation",
+    "Batches",
+    "EarlyStopping",
     "FeatureNet",
     "InvertibleNet",
     "NeuralDetector",
+    "OutlierExposure",
+    "Parts",
+    "ScaledUnits",
     "Scaling",
+    "Scoring",
+    "Trained",
+    "TrainingData",
+    "Units",
     "download_weights",
     "fit_features",
     "load_backbone",

@@ -12,7 +12,7 @@ from torch import nn
 from torch.hub import download_url_to_file
 
 from skad._typing import FilePath, Preprocessing, Weights
-from skad.neural._scaling import FeatureNet, Scaling
+from skad.neural._feature_net import FeatureNet, Scaling
 from skad.neural._weights import load_weights, read_tensors
 
 __all__ = ["BACKBONES", "PREPROCESSING", "download_weights", "load_backbone"]

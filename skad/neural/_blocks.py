@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-__all__ = ["ALIGNMENT", "as_tensor", "block_rows", "in_blocks"]
+__all__ = ["ALIGNMENT", "as_tensor", "block_rows", "in_blocks", "in_small_parts"]
 
 _BLOCK_ENTRIES = 2**18
 # Vectorised functions treat what is left over of 16 numbers apart: there is none.
@@ -14,14 +14,14 @@ ALIGNMENT = 4
 
 
 def as_tensor(X):
-    """Give rows as a tensor, without a copy where torch takes their memory as it is."""
+    """Return rows as a tensor, without a copy where torch takes their memory as it is."""
     X = np.asarray(X)
     shared = X.flags.writeable and min(X.strides, default=0) >= 0
     return torch.from_numpy(X if shared else X.copy())
 
 
 def block_rows(n_features):
-    """Give the rows of a block: a power of two from 16 to 1024, fewer for larger rows.
+    """Return the rows of a block: a power of two from 16 to 1024, fewer for larger rows.
 
     One row costs a whole block, many rows cost a call a block; either is small where a
     block holds some 200,000 numbers.
@@ -60,6 +60,28 @@ def in_blocks(function, X, prepare, rows, device):
             values = value.new_empty((len(X), *value.shape[1:]), device="cpu")
         values[start : start + len(block)] = value
     return values
+
+
+def in_small_parts(explain, X, prepare):
+    """Apply what propagates relevance to the rows of X, a part of a block at a time.
+
+    A row takes some four times the memory that it takes in scoring.
+
+    Parameters
+    ----------
+    explain : callable
+        From a tensor of prepared rows to their relevance, a tensor of that shape.
+    X : ndarray of shape (n, d)
+    prepare : callable
+        From rows of X to a tensor.
+
+    Returns
+    -------
+    relevance : ndarray of shape (n, d), float64
+    """
+    n_parts = -(-len(X) // max(1, block_rows(X.shape[1]) // 4))
+    parts = (explain(prepare(part)) for part in np.array_split(X, n_parts))
+    return torch.cat([part.cpu() for part in parts]).flatten(1).double().numpy()
 
 
 def _whole(block, rows):

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from inspect import signature
+from math import cos, pi
 
 import numpy as np
 import torch
@@ -9,10 +10,13 @@ from skorch import NeuralNet
 from skorch.callbacks import Callback, EpochTimer, PrintLog
 from torch.utils.data import Subset
 
-from skad.neural._schedule import learning_rate_factor
 from skad.neural._seed import seeded
 
-__all__ = ["BatchLoader", "OneClassNet"]
+__all__ = ["SCHEDULES", "BatchLoader", "OneClassNet"]
+
+SCHEDULES = {"cosine", "onecycle"}
+_RISE = 0.3  # share of the steps in which "onecycle" rises
+_START = 0.04  # what it starts from
 
 _ENTRIES_AT_ONCE = 2**18
 _BATCH_HOOKS = ("on_batch_begin", "on_batch_end", "on_grad_computed")
@@ -117,6 +121,8 @@ class OneClassNet(NeuralNet):
         Further parameters of :class:`skorch.NeuralNet`.
     """
 
+    _change = None
+
     def __init__(
         self,
         module,
@@ -161,7 +167,7 @@ class OneClassNet(NeuralNet):
         return self
 
     def get_loss(self, y_pred, y_true, X=None, training=False):
-        """Give the loss of a batch by the criterion, which sees the batch too."""
+        """Return the loss of a batch by the criterion, which sees the batch too."""
         return self.criterion_(y_pred, X, y_true)
 
     @contextmanager
@@ -171,14 +177,14 @@ class OneClassNet(NeuralNet):
         try:
             yield
         finally:
-            del self._change
+            self._change = None  # it may hold rows, and functions that no file keeps
 
     def get_iterator(self, dataset, training=False):
-        """Give the batches of an epoch."""
+        """Return the batches of an epoch."""
         batches = super().get_iterator(dataset, training=training)
-        if (change := getattr(self, "_change", None)) is None:
+        if self._change is None:
             return batches
-        return ChangedBatches(batches, change, self._place, fixed=not training)
+        return ChangedBatches(batches, self._change, self._place, fixed=not training)
 
     def fit_loop(self, X, y=None, epochs=None, **fit_params):
         """Run the epochs of one call of `fit`."""
@@ -211,7 +217,7 @@ class OneClassNet(NeuralNet):
         self.history.record(f"{key}_best", loss <= min(before, default=loss))
 
     def mean_loss(self, X, y):
-        """Give the mean loss of all rows, without training."""
+        """Return the mean loss of all rows, without training."""
         batches = self.get_iterator(self.get_dataset(X, y))
         return self._quick_epoch(batches, training=False)
 
@@ -259,3 +265,20 @@ class OneClassNet(NeuralNet):
             [b[k] for k in keys] for b in self.history[-1]["batches"] if keys[0] in b
         ]
         return sum(size * loss for size, loss in batches) / sum(s for s, _ in batches)
+
+
+def learning_rate_factor(schedule, progress):
+    """Return the factor of the learning rate at a share `progress` in [0, 1) of the steps.
+
+    ``"cosine"`` falls from 1 to 0 (Loshchilov & Hutter 2017). ``"onecycle"`` first rises
+    to 1 over three tenths of the steps (Smith & Topin 2018).
+    """
+    if schedule == "cosine":
+        return _half_wave(1.0, 0.0, progress)
+    if progress < _RISE:
+        return _half_wave(_START, 1.0, progress / _RISE)
+    return _half_wave(1.0, 0.0, (progress - _RISE) / (1 - _RISE))
+
+
+def _half_wave(start, end, progress):
+    return end + (start - end) * (1 + cos(pi * progress)) / 2

@@ -1,19 +1,293 @@
-"""Outlier exposure: each normal row of a batch may give its place to an anomaly."""
+"""Anomalies to train on: labelled rows, a corpus, or synthetic ones, in each batch."""
 
-from math import prod
-from typing import NamedTuple
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from numbers import Real
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from sklearn.utils import check_array
+
+from skad._images import as_rows, same_image
+from skad._labels import read_labels
+from skad._sklearn import Interval, StrOptions
+from skad._typing import ArrayLike
+from skad._values import ParameterValue
+from skad.images import Confetti
+from skad.neural._outlier_sources import (
+    CalledOutliers,
+    RowsOfOutliers,
+    UniformEntries,
+    masks_by_pixel,
+)
+from skad.neural._parts import Batches, TrainingData
+from skad.neural._rows import extremes
+from skad.neural._units import ScaledUnits, tensor_of
 
 __all__ = [
-    "CalledOutliers",
+    "OUTLIER_CONSTRAINTS",
+    "Augment",
+    "ExposedBatches",
+    "Exposure",
     "OutlierExposure",
-    "RowsOfOutliers",
+    "Outliers",
     "Targets",
-    "UniformEntries",
+    "find_exposure",
+    "labelled",
     "masks_by_pixel",
 ]
+
+_LOG = logging.getLogger("skad")
+_UNLIKE = 50  # times the values of X that no image of the same units has
+_SYNTHETIC = {"confetti", "uniform"}
+_SOURCES = [
+    StrOptions({"auto", *_SYNTHETIC}),
+    *(Confetti, "array-like", callable, None),
+]
+
+Augment: TypeAlias = Callable[..., Any] | None
+
+
+class OutlierExposure(ParameterValue):
+    """What anomalies a network trains on, and how many of them.
+
+    Parameters
+    ----------
+    outliers : {"auto", "confetti", "uniform"}, Confetti, array-like, callable or None, \
+            default="auto"
+        The anomalies, as the detector's parameter `outliers` takes them. None: rows that
+        are labelled -1 only.
+    share : float in (0, 1), default=0.5
+        Probability with which a normal row of a batch gives its place to an anomaly. Where
+        there are several sources, labelled rows and `outliers`, each is as likely.
+
+    See Also
+    --------
+    skad.HSC : Takes one as `outliers`.
+
+    References
+    ----------
+    .. [1] D. Hendrycks, M. Mazeika, T. Dietterich. "Deep Anomaly Detection with Outlier
+       Exposure". ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skad import HSC
+    >>> from skad.neural import OutlierExposure
+    >>> X = np.random.default_rng(0).standard_normal((100, 3))
+    >>> few = OutlierExposure("uniform", share=0.2)
+    >>> HSC(outliers=few, max_epochs=5, random_state=0).fit(X).outliers_
+    ('uniform',)
+    """
+
+    _parameter_constraints = {
+        "outliers": _SOURCES,
+        "share": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(self, outliers: Any = "auto", *, share: float = 0.5):
+        self.outliers = outliers
+        self.share = share
+
+
+Synthetic: TypeAlias = Literal["auto", "confetti", "uniform"]
+Outliers: TypeAlias = (
+    "Synthetic | Confetti | OutlierExposure | ArrayLike | Callable[..., Any] | None"
+)
+OUTLIER_CONSTRAINTS: dict[str, Any] = {
+    "outliers": [OutlierExposure, *_SOURCES],
+    "augment": [callable, None],
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """The sources of anomalies of one training.
+
+    Parameters
+    ----------
+    sources : tuple of callable
+        As for `ExposedBatches`.
+    names : tuple of str
+        "labelled", "confetti", "uniform", "array" or "callable", of each.
+    give_masks : bool
+        Whether any source tells where its anomalies are abnormal.
+    share : float
+        Probability that a row gives its place to an anomaly.
+    """
+
+    sources: tuple[Callable[..., Any], ...] = ()
+    names: tuple[str, ...] = ()
+    give_masks: bool = False
+    share: float = 0.5
+
+    def batches(
+        self, data: TrainingData, augment: Augment, *, with_masks: bool = False
+    ) -> Batches:
+        """Return the normal rows with their labels, and what becomes of each batch."""
+        labels = None
+        if data.labels is not None:
+            labels = torch.from_numpy(data.labels[~data.anomalous]).float()
+        change = ExposedBatches(
+            list(self.sources), share=self.share, with_masks=with_masks, augment=augment
+        )
+        return Batches(data.normal, labels, change)
+
+
+def labelled(
+    data: TrainingData, y: ArrayLike | None, mask: ArrayLike | None = None
+) -> TrainingData:
+    """Return training data with labels, and with masks of what is abnormal.
+
+    Raises
+    ------
+    ValueError
+        If labels or masks do not fit the rows, fewer than two rows are not labelled -1, or
+        a mask marks pixels of a row that is not.
+    """
+    labels = read_labels(y, len(data))
+    n_normal = (labels != -1).sum()
+    if n_normal < 2 and len(data):
+        raise ValueError(
+            f"Two rows at least must not be labelled -1; got {n_normal} of {len(data)}."
+        )
+    if mask is not None:
+        mask = masks_by_pixel(mask, len(labels), data.row_shape)
+        marked = mask.any(axis=(1, 2, 3)) & (labels != -1)
+        if marked.any():
+            first = int(marked.argmax())
+            raise ValueError(
+                f"mask marks pixels of {marked.sum()} rows that are not labelled -1; the "
+                f"first is row {first}, labelled {labels[first]}."
+            )
+    return replace(data, labels=labels, mask=mask)
+
+
+def find_exposure(
+    name: str,
+    outliers: Outliers,
+    data: TrainingData,
+    units: ScaledUnits,
+    device: Any,
+    *,
+    needed: bool = True,
+) -> Exposure:
+    """Find the anomalies that a detector trains on.
+
+    Parameters
+    ----------
+    name : str
+        Of the detector.
+    outliers : object
+        The parameter.
+    data : TrainingData
+    units : ScaledUnits
+    device : torch.device
+        Where corpora are kept, if there is room.
+    needed : bool, default=True
+        Whether the detector learns nothing without anomalies.
+
+    Raises
+    ------
+    ValueError
+        If `outliers` do not fit the rows, or there are none and they are needed.
+    """
+    if not len(data):  # weights are loaded: nothing is going to train
+        return Exposure()
+    if not isinstance(outliers, OutlierExposure):
+        outliers = OutlierExposure(outliers)
+    found = [_labelled_source(data, units, device)] if len(data.anomalies) else []
+    wanted, share = outliers.outliers, outliers.share
+    if isinstance(wanted, str) and wanted == "auto":
+        wanted = None if found else _synthetic(name, data)
+    if wanted is not None:
+        found.append(_make_source(wanted, data, units, device))
+    if not found and needed:
+        raise ValueError(
+            f"{name} learns from anomalies, and has none: label rows of fit with y = -1, "
+            "or give outliers, which is None."
+        )
+    sources, names, masks = zip(*found, strict=True) if found else ((), (), ())
+    return Exposure(sources, names, any(masks), share)
+
+
+def _labelled_source(data, units, device):
+    masks = data.anomaly_masks
+    if masks is not None:  # an anomaly without a mask is anomalous everywhere
+        masks = torch.from_numpy(masks)
+        masks = masks | ~masks.flatten(1).any(dim=1).view(-1, 1, 1, 1)
+    rows = RowsOfOutliers(tensor_of(data.anomalies, units, device), masks)
+    return rows, "labelled", masks is not None
+
+
+def _synthetic(name, data):
+    kind = "confetti" if data.is_image else "uniform"
+    _LOG.info(
+        "%s got no anomalies: it learns from synthetic ones, outliers=%r.", name, kind
+    )
+    return kind
+
+
+def _make_source(outliers, data, units, device):
+    """Return a source, its name, and whether it gives masks."""
+    if isinstance(outliers, str) and outliers == "uniform":
+        low, high = (units.prepare(end[None])[0] for end in extremes(data.normal))
+        return UniformEntries(low, high), "uniform", True
+    if isinstance(outliers, str):
+        outliers = Confetti()
+    if isinstance(outliers, Confetti):
+        _check_images_for(outliers, data)
+        return outliers.draw, "confetti", True
+    if callable(outliers):
+        source = CalledOutliers(outliers, units.prepare, units.restore)
+        _, mask = source(units.prepare(data.normal[:2]))
+        return source, "callable", mask is not None
+    corpus = _checked_corpus(outliers, data)
+    rows = tensor_of(corpus, units, device)
+    if data.is_image:
+        _check_units(rows, corpus, data)
+    return RowsOfOutliers(rows), "array", False
+
+
+def _check_units(rows, outliers, data):
+    """Raise for images whose values are far more, or far less, than those of X."""
+    greatest = rows.abs().max().item()
+    if not 1 / _UNLIKE < greatest < _UNLIKE:
+        ends = [
+            f"{e.min():.4g} to {e.max():.4g}"
+            for e in map(extremes, (outliers, data.normal))
+        ]
+        raise ValueError(
+            f"outliers go from {ends[0]}, X from {ends[1]}: give both in the same units."
+        )
+
+
+def _check_images_for(outliers, data):
+    if not data.is_image:
+        raise ValueError(
+            f"outliers={outliers!r} are drawn on images, but X has flat rows: give "
+            "images, set image_shape, or choose outliers='uniform'."
+        )
+
+
+def _checked_corpus(outliers, data):
+    rows, shape = as_rows(outliers)
+    dtype = (np.float64, np.float32)
+    rows = check_array(rows, dtype=dtype, order="C", input_name="outliers")
+    own = data.image_shape
+    if shape is not None and not (own and same_image(shape, own)):
+        described = f"images of shape {own}" if own else "flat rows"
+        raise ValueError(f"outliers hold images of shape {shape}, X {described}.")
+    if rows.shape[1] != data.X.shape[1]:
+        raise ValueError(
+            f"outliers have {rows.shape[1]} features, X has {data.X.shape[1]}."
+        )
+    return rows
 
 
 class Targets(NamedTuple):
@@ -23,28 +297,7 @@ class Targets(NamedTuple):
     mask: torch.Tensor | None
 
 
-def masks_by_pixel(mask, n, row_shape):
-    """Give masks as bool (n, 1, H, W); those of channels are merged.
-
-    Raises
-    ------
-    ValueError
-        If they are not numbers, one for each pixel or each feature of n rows.
-    """
-    mask = np.asarray(mask)
-    channels, *size = row_shape
-    wanted = [(n, *size), (n, prod(size)), (n, 1, *size)]
-    wanted += [(n, channels, *size), (n, prod(row_shape))]
-    if mask.shape not in wanted:
-        raise ValueError(
-            f"mask must have shape {wanted[0]}, or that of X; got {mask.shape}."
-        )
-    if mask.dtype.kind not in "biuf" or (mask != mask).any():
-        raise ValueError(f"mask must hold numbers or bools, no NaN; got {mask.dtype}.")
-    return (mask != 0).reshape(n, -1, *size).any(axis=1, keepdims=True)
-
-
-class OutlierExposure:
+class ExposedBatches:
     """Replace each row of a batch by an anomaly with a probability (FCDD, appendix E).
 
     Everything is drawn anew for each batch, on its device, from torch's generator there.
@@ -67,7 +320,7 @@ class OutlierExposure:
         self.with_masks, self.augment = with_masks, augment
 
     def __call__(self, X, y):
-        """Give a batch as it trains: rows, and their `Targets`."""
+        """Return a batch as it trains: rows, and their `Targets`."""
         label = X.new_zeros(len(X)) if y is None else y.clone()
         mask = None
         if self.with_masks:
@@ -99,106 +352,3 @@ class OutlierExposure:
             label[rows] = -1
             if mask is not None:
                 mask[rows] = True if masks is None else masks
-
-
-class RowsOfOutliers:
-    """Rows of a corpus, drawn with replacement.
-
-    Parameters
-    ----------
-    rows : tensor of shape (m, ...)
-    masks : bool tensor of shape (m, 1, H, W) or None
-    """
-
-    def __init__(self, rows, masks=None):
-        self.rows, self.masks = rows, masks
-
-    def __call__(self, X):
-        """Draw as many as there are rows in X."""
-        chosen = torch.randint(len(self.rows), (len(X),), device=X.device)
-        at = chosen.to(self.rows.device)
-        masks = None if self.masks is None else self.masks[at].to(X.device)
-        return self.rows[at].to(X.device), masks
-
-
-class UniformEntries:
-    """Rows with some entries drawn anew, from a range wider than that of the data.
-
-    What confetti are for images: an entry that is replaced is uniform between a half of
-    its range below the least and a half above the greatest training value.
-
-    Parameters
-    ----------
-    low, high : tensor of the shape of a row
-        Least and greatest training values.
-    share : float
-        Of the entries that are replaced; one at least.
-    """
-
-    def __init__(self, low, high, share=0.25):
-        self.low = low - (high - low) / 2
-        self.width = 2 * (high - low)
-        self.share = share
-
-    def __call__(self, X):
-        """Replace entries of each of the rows."""
-        draws = torch.rand_like(X)
-        flat = draws.flatten(1)
-        replaced = flat <= flat.amin(dim=1, keepdim=True).clamp(min=self.share)
-        replaced = replaced.view(X.shape)
-        fresh = self.low.to(X) + self.width.to(X) * torch.rand_like(X)
-        mask = replaced.any(dim=1, keepdim=True) if X.ndim == 4 else None
-        return torch.where(replaced, fresh, X), mask
-
-
-class CalledOutliers:
-    """Anomalies that a user's function makes of arrays: ``(X, rng) -> X'[, mask]``.
-
-    Parameters
-    ----------
-    function : callable
-        Of rows in the user's units and shape, and a numpy Generator.
-    prepare, unprepare : callable
-        From arrays of rows to tensors, and back.
-    """
-
-    def __init__(self, function, prepare, unprepare):
-        self.function, self.prepare, self.unprepare = function, prepare, unprepare
-
-    def __call__(self, X):
-        """Call it, with a generator seeded by torch's."""
-        seed = int(torch.randint(2**31 - 1, (1,), device=X.device))
-        rows = self.unprepare(X.cpu())
-        made = self.function(rows, np.random.default_rng(seed))
-        made, mask = self._pair(made)
-        made = np.asarray(made, dtype=np.float64)
-        if made.shape != rows.shape or not np.isfinite(made).all():
-            given = "NaN or inf" if made.shape == rows.shape else f"shape {made.shape}"
-            raise ValueError(
-                f"outliers={self.function!r} must give finite rows of shape {rows.shape}, "
-                f"as many as it got; it gave {given}."
-            )
-        if mask is not None:
-            mask = self._mask(mask, X)
-        return self.prepare(made).to(X.device), mask
-
-    def _pair(self, made):
-        if not isinstance(made, tuple):
-            return made, None
-        if len(made) != 2:
-            raise ValueError(
-                f"outliers={self.function!r} must give rows, or a pair of rows and masks; "
-                f"it gave a tuple of {len(made)}."
-            )
-        return made
-
-    def _mask(self, mask, X):
-        row_shape = X.shape[1:] if X.ndim == 4 else (1, 1, X.shape[1])
-        try:
-            by_pixel = masks_by_pixel(mask, len(X), row_shape)
-        except ValueError as error:
-            raise ValueError(
-                f"outliers={self.function!r} gave masks of shape {np.shape(mask)} for rows "
-                f"of shape {tuple(X.shape)}: {error}"
-            ) from error
-        return torch.from_numpy(by_pixel).to(X.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -12,47 +11,20 @@ from sklearn.utils.validation import validate_data
 from torch.utils.data import Dataset, IterableDataset
 
 from skad._sklearn import row_of
-from skad._typing import ArrayLike, Floats, Ints, Rows
 from skad.datasets import LazyImages
 
 __all__ = [
     "LazyRows",
     "PreparedRows",
-    "ReadsByPart",
     "arrays",
+    "check_lazy",
     "extremes",
     "joined",
+    "lazy_rows",
     "parts",
 ]
 
 _PART_ENTRIES = 2**20
-
-
-class ReadsByPart:
-    """What detectors that read rows by and by add to `BaseDetector`.
-
-    `X` may be a memory-mapped array, a data set of torch, or
-    :class:`~skad.datasets.LazyImages`; the private methods then see :class:`LazyRows`.
-    """
-
-    if TYPE_CHECKING:  # more rows than the base class takes
-
-        def fit(self, X: Rows, y: ArrayLike | None = None) -> Self: ...
-        def score_samples(self, X: Rows) -> Floats: ...
-        def decision_function(self, X: Rows) -> Floats: ...
-        def predict(self, X: Rows) -> Ints: ...
-        def explain(self, X: Rows) -> Floats: ...
-        def unattributed(self, X: Rows) -> Floats: ...
-
-    def _flattened(self, X):
-        return lazy_rows(X, self._dtype) or super()._flattened(X)
-
-    def _checked(self, X, *, reset):
-        if not isinstance(X, LazyRows):
-            return super()._checked(X, reset=reset)
-        if reset and len(X) < 2:
-            raise ValueError(f"X must have two rows at least, got {len(X)}.")
-        return validate_data(self, X, reset=reset, skip_check_array=True)
 
 
 class LazyRows:
@@ -92,7 +64,7 @@ class LazyRows:
         return X if dtype is None else X.astype(dtype, copy=False)
 
     def with_rows_of(self, other):
-        """Give the rows of both, where both are rows of the same."""
+        """Return the rows of both, where both are rows of the same."""
         numbers = np.concatenate([self._numbers, other._numbers])
         return LazyRows(self._read, numbers, self.shape[1], self._dtype)
 
@@ -128,7 +100,7 @@ class PreparedRows:
 
 
 def lazy_rows(X, dtype):
-    """Give `LazyRows` of what is not in memory, and the shape of one image; else None."""
+    """Return `LazyRows` of what is not in memory, and the shape of one image; else None."""
     if isinstance(X, IterableDataset):
         raise TypeError(
             f"X is an IterableDataset ({type(X).__name__}), whose rows come in one order "
@@ -158,15 +130,22 @@ def lazy_rows(X, dtype):
     return rows, (tuple(shape) if len(shape) > 1 else None)
 
 
+def check_lazy(estimator, X, *, reset):
+    """Check `LazyRows` as scikit-learn checks arrays, without reading them."""
+    if reset and len(X) < 2:
+        raise ValueError(f"X must have two rows at least, got {len(X)}.")
+    return validate_data(estimator, X, reset=reset, skip_check_array=True)
+
+
 def extremes(X):
-    """Give the least and the greatest value of each feature, (2, d), part by part."""
+    """Return the least and the greatest value of each feature, (2, d), part by part."""
     ends = [(part.min(axis=0), part.max(axis=0)) for part in arrays(X)]
     low, high = zip(*ends, strict=True)
     return np.stack([np.min(low, axis=0), np.max(high, axis=0)])
 
 
 def joined(X, others):
-    """Give the rows of both, in memory only if these are."""
+    """Return the rows of both, in memory only if these are."""
     if isinstance(X, LazyRows):
         return X.with_rows_of(others)
     return np.concatenate([X, others])
@@ -178,12 +157,12 @@ def parts(X):
 
 
 def arrays(X):
-    """Give the parts of rows as arrays, one after the other."""
+    """Return the parts of rows as arrays, one after the other."""
     return (np.asarray(X[part]) for part in parts(X))
 
 
 def _reader_of(dataset):
-    """Give what reads items of a data set by their numbers, and the shape of an item."""
+    """Return what reads items of a data set by their numbers, and the shape of an item."""
     if not len(dataset):
         raise ValueError(f"X, a {type(dataset).__name__}, is empty.")
     shape = row_of(dataset[0]).shape
@@ -213,7 +192,7 @@ def _is_mapped(X):
 
 
 def _as_slice(numbers):
-    """Give numbers that follow each other as a slice, which copies nothing."""
+    """Return numbers that follow each other as a slice, which copies nothing."""
     if len(numbers) and (np.diff(numbers) == 1).all():
         return slice(numbers[0], numbers[-1] + 1)
     return numbers

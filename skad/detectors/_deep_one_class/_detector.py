@@ -9,24 +9,32 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from sklearn.model_selection import KFold
 from torch.nn.functional import pad
 
+from skad._decomposition import Decomposition, refuse_space
+from skad._labels import read_labels, zero_one_complaint
 from skad._sklearn import Interval, StrOptions
+from skad._thresholds import TrainingScores, folds
 from skad._typing import Auto, Device, Floats, ImageShape, Network, Preprocessing, Weights
-from skad.base import BaseDetector, calibration_rows, read_labels, zero_one_complaint
+from skad.base import BaseDetector
 from skad.neural._backbones import BACKBONES, PREPROCESSING, load_backbone
-from skad.neural._blocks import ALIGNMENT, as_tensor, block_rows, in_blocks
-from skad.neural._features import make_module
-from skad.neural._rows import ReadsByPart, extremes
-from skad.neural._scaling import FeatureNet, find_input_range, fit_to_range
+from skad.neural._blocks import (
+    ALIGNMENT,
+    as_tensor,
+    block_rows,
+    in_blocks,
+    in_small_parts,
+)
+from skad.neural._feature_net import FeatureNet, make_module, output_of
+from skad.neural._rows import LazyRows, check_lazy, extremes, lazy_rows
 from skad.neural._seed import choose_device, seeded
+from skad.neural._units import find_input_range, fit_to_range
 from skad.relevance._whitening import Spectrum, best_regularization, second_moment
 
 __all__ = ["DeepOneClass"]
 
 
-class DeepOneClass(ReadsByPart, BaseDetector):
+class DeepOneClass(BaseDetector):
     r"""Deep one-class model: the norm of whitened features of a trained network.
 
     With features :math:`\phi(x)` of a network, D of them, and their second moment over
@@ -85,8 +93,7 @@ class DeepOneClass(ReadsByPart, BaseDetector):
         Where `contamination` is None: share of *fresh* normal rows that `predict` flags.
         The threshold is then a quantile of scores by whitenings of four other fifths of
         the training rows.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    [[image_shape]]
     device : str, default="auto"
         Where the network runs; "auto" is a GPU where there is one.
 
@@ -100,14 +107,7 @@ class DeepOneClass(ReadsByPart, BaseDetector):
         The range in use.
     input_rule_ : str
         The rule in use.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -222,24 +222,25 @@ class DeepOneClass(ReadsByPart, BaseDetector):
         self._choose_input(X if normal.all() else X[normal])
         phi = self._features(X)
         self.regularization_ = self._choose_regularization(phi[normal], phi[~normal])
-        self._phi = phi[normal]  # until the threshold is set
-        spectrum = Spectrum(second_moment(self._phi))
+        own = phi[normal]
+        spectrum = Spectrum(second_moment(own))
         self.whitening_ = spectrum.whitening(self.regularization_)
-
-    def _find_offset(self, X):
-        phi = vars(self).pop("_phi")
-        if self._in_sample_share is not None:
-            return np.quantile(-self._score(phi), self._in_sample_share)
-        scores = self._cross_fitted_score(phi, calibration_rows(len(phi)))
-        return self._offset_of_fresh(scores)
+        return TrainingScores(
+            len(own),
+            in_sample=lambda: self._score(own),
+            out_of_sample=lambda rows: self._cross_fitted_score(own, rows),
+        )
 
     def _outlier_score(self, X):
         return self._score(self._features(X))
 
-    def _relevance(self, X):
+    def _decompose(self, X, space=None):
+        refuse_space(self, space)
         # In that mode of the caller's, W would be what autograd can't take.
         with torch.inference_mode(False):
-            return self._propagated(X)
+            relevance = self._propagated(X)
+        rest = self._outlier_score(X) - relevance.sum(axis=1)
+        return Decomposition(relevance, rest, "outlier score")
 
     def _propagated(self, X):
         net, W = self._net.to(self._device), self._whitening()
@@ -249,13 +250,10 @@ class DeepOneClass(ReadsByPart, BaseDetector):
             return (z * z.detach()).sum(dim=1)
 
         explain = self._kept_explainer(net)
-        # A row takes some four times the memory that it takes in scoring.
-        rows = max(1, block_rows(X.shape[1]) // 4)
-        parts = [
-            explain(self._prepare(part).to(self._device), top).cpu()
-            for part in np.array_split(X, -(-len(X) // rows))
-        ]
-        return torch.cat(parts).flatten(1).double().numpy()
+        return in_small_parts(lambda rows: explain(rows, top), X, self._prepared)
+
+    def _prepared(self, X):
+        return self._prepare(X).to(self._device)
 
     def _kept_explainer(self, net):
         """Make what propagates relevance once: it costs more than to explain a row."""
@@ -268,16 +266,13 @@ class DeepOneClass(ReadsByPart, BaseDetector):
         state = super().__getstate__()
         return state | {"_explainers": {}} if "_explainers" in state else state
 
-    def _unattributed(self, X):
-        return self._outlier_score(X) - self._relevance(X).sum(axis=1)
-
     def _out_of_sample_score(self, X, rows):
         return self._cross_fitted_score(self._features(X), rows)
 
     def _cross_fitted_score(self, phi, rows):
         """Score rows, each by a whitening of four other fifths of all."""
         scores = np.empty(len(phi))
-        for train, test in KFold(min(5, len(phi)), shuffle=True, random_state=0).split(phi):
+        for train, test in folds(len(phi)):
             test = np.intersect1d(test, rows, assume_unique=True)
             spectrum = Spectrum(second_moment(phi[train]))
             scores[test] = spectrum.scores(phi[test], [self.regularization_])[:, 0]
@@ -297,18 +292,10 @@ class DeepOneClass(ReadsByPart, BaseDetector):
             ).numpy()
 
     def _features(self, X):
-        """Give the features of rows: float32, (n, D)."""
+        """Return the features of rows: float32, (n, D)."""
         net, rows = self._net.to(self._device), block_rows(X.shape[1])
-        try:
-            with torch.inference_mode():
-                phi = in_blocks(net, X, self._prepare, rows, self._device).numpy()
-        except torch.cuda.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            advice = "" if self.image_shape_ else " For images, set image_shape."
-            raise ValueError(
-                f"The network fails on rows of shape {self._row_shape}: {error}{advice}"
-            ) from error
+        with torch.inference_mode():
+            phi = in_blocks(net, X, self._prepare, rows, self._device).numpy()
         self._check_finite(phi)
         return phi
 
@@ -349,11 +336,14 @@ class DeepOneClass(ReadsByPart, BaseDetector):
                 f"backbone={self.backbone!r}."
             )
         if self.backbone is not None:
-            return self._load_backbone()
-        with seeded(0):
-            net = make_module(self.features, self._row_shape)
+            net = self._load_backbone()
+        else:
+            with seeded(0):
+                net = make_module(self.features, self._row_shape)
         if not isinstance(net, FeatureNet):
             net = FeatureNet(net)
+        advice = "" if self.image_shape_ else " For images, set image_shape."
+        output_of(net, self._row_shape, advice=advice)
         return net.eval().requires_grad_(False)
 
     def _load_backbone(self):
@@ -390,7 +380,7 @@ class DeepOneClass(ReadsByPart, BaseDetector):
         return (x - low) / (high - low) * (end - start) + start
 
     def _rules(self):
-        """Give the arguments of the propagation of relevance."""
+        """Return the arguments of the propagation of relevance."""
         rules = {"gamma": self.gamma, "input_rule": self.input_rule_}
         if self.input_rule_ == "zbox":
             bounds = np.repeat([self.input_range_], self.n_features_in_, axis=0).T
@@ -403,3 +393,13 @@ class DeepOneClass(ReadsByPart, BaseDetector):
     @property
     def _device(self):
         return choose_device(self.device)
+
+    # Rows that are read part by part.
+
+    def _flattened(self, X):
+        return lazy_rows(X, self._dtype) or super()._flattened(X)
+
+    def _checked(self, X, *, reset):
+        if isinstance(X, LazyRows):
+            return check_lazy(self, X, reset=reset)
+        return super()._checked(X, reset=reset)

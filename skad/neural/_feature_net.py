@@ -2,32 +2,17 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn.functional import pad
 
-from skad.neural._blocks import ALIGNMENT, as_tensor
-from skad.neural._rows import arrays, extremes
+from skad.neural._blocks import ALIGNMENT
 from skad.relevance._layers import LayerwiseRelevance
 
-__all__ = [
-    "FeatureNet",
-    "ScaledRows",
-    "Scaling",
-    "find_input_range",
-    "fit_to_range",
-    "moments",
-]
+__all__ = ["FeatureNet", "Scaling", "make_module", "output_of"]
 
-# Units beyond which a value is taken as lying there: its square, summed, stays within
-# float32.
-_FAR = 1e9
-_UNIT, _BYTES = (0.0, 1.0), (0.0, 255.0)
 _ORDERS = {"rgb": [0, 1, 2], "bgr": [2, 1, 0]}
 
 
@@ -301,131 +286,32 @@ def _describe(output):
     return f"a {type(output).__name__}"
 
 
-def find_input_range(X, wanted, known):
-    """Give the range of the features: as wanted, or one of those that X lies in.
-
-    Parameters
-    ----------
-    X : ndarray
-    wanted : "auto", pair of floats or None
-    known : tuple of two floats or None
-        The range of what the network was trained on.
-
-    Returns
-    -------
-    range : tuple of two floats or None
-
-    Raises
-    ------
-    ValueError
-        If `wanted` is no range, or X leaves it.
-    """
-    if wanted is None:
-        return None
-    ends = extremes(X)
-    low, high = float(ends.min()), float(ends.max())
-    candidates = [r for r in (_UNIT, known, _BYTES) if r]
-    if wanted != "auto":
-        candidates = [_checked_range(wanted)]
-    for candidate in candidates:
-        if candidate[0] <= low and high <= candidate[1]:
-            return candidate
-    if wanted == "auto":
-        return None
-    raise ValueError(f"X goes from {low:.4g} to {high:.4g}, out of input_range={wanted}.")
+def make_module(module, row_shape):
+    """Copy a module, or make one by a function of the shape of a row."""
+    if not isinstance(module, nn.Module):
+        made = module(row_shape)
+        if not isinstance(made, nn.Module):
+            raise ValueError(
+                f"{module!r} should make a torch.nn.Module for rows of shape {row_shape}, "
+                f"but gave {type(made).__name__}."
+            )
+        module = made
+    return copy.deepcopy(module).float()
 
 
-def _checked_range(pair):
-    if (
-        len(pair) != 2
-        or not all(isinstance(bound, Real) and np.isfinite(bound) for bound in pair)
-        or not pair[0] < pair[1]
-    ):
-        raise ValueError(f"input_range must be two numbers, low < high; got {pair}.")
-    return tuple(map(float, pair))
-
-
-def fit_to_range(X, given, known, certain):
-    """Tell whether images are to be brought from their range to that of the network.
-
-    Parameters
-    ----------
-    X : ndarray
-        Images.
-    given : tuple of two floats or None
-        Their range.
-    known : tuple of two floats
-        The range of what the network was trained on.
-    certain : bool
-        Whether a user gave the range.
-
-    Returns
-    -------
-    differs : bool
+def output_of(net, row_shape, network="The network", advice=""):
+    """Return what a network gives for two rows of zeros, in evaluation mode.
 
     Raises
     ------
     ValueError
-        If they are so unlike that one of them must be scaled wrongly.
+        If it can't take such rows.
     """
-    if certain or {given, known} <= {_UNIT, _BYTES}:
-        return given is not None and given != known
-    ends, width = extremes(X), known[1] - known[0]
-    low, high = float(ends.min()), float(ends.max())
-    beyond = max(known[0] - low, high - known[1])
-    if beyond > width / 2 or high - low < width / 10:
+    rows = torch.zeros((2, *row_shape), dtype=torch.float32)
+    try:
+        with torch.no_grad():
+            return net.float().eval()(rows)
+    except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(
-            f"The network is made for images with values from {known[0]:.4g} to "
-            f"{known[1]:.4g}; those of X go from {low:.4g} to {high:.4g}. Scale them "
-            "alike, or give input_range, the values of black and white in X."
-        )
-    return False
-
-
-class ScaledRows:
-    """What neural detectors add to `NeuralDetector` to see rows in fixed units.
-
-    Images come to a network with values in [0, 1]: by (0, 1) or (0, 255) where the training
-    rows lie in it (and not in the lower half of the latter), else by their own least and
-    greatest value. Columns of a table come standardised.
-    """
-
-    _own_units = ("_shift", "_scale")
-
-    def _prepare_fit(self, X, y):
-        super()._prepare_fit(X, y)
-        self._learn_units(self._normal_part(X, y))
-
-    def _learn_units(self, X):
-        """Learn from the normal rows what rows are scaled by."""
-        if self.image_shape_ is None:
-            mean, variance = moments(X)
-            self._shift, scale = mean, np.sqrt(variance)
-            self._scale = np.where(scale > 0, scale, 1.0)
-        else:
-            ends = extremes(X)
-            low, high = float(ends.min()), float(ends.max())
-            known = find_input_range(ends, "auto", None)
-            if known and high > (known[1] / 2 if known == _BYTES else 0):
-                low, high = known
-            self._shift, self._scale = float(low), float(high - low) or 1.0
-
-    def _prepare(self, X):
-        # One number does not make float32 rows double, but needs the digits.
-        units = self._shift, 1 / self._scale
-        shift, factor = (torch.as_tensor(unit, dtype=torch.float64) for unit in units)
-        rows = (as_tensor(X) - shift).mul_(factor)
-        return rows.clamp_(-_FAR, _FAR).float().reshape(-1, *self._row_shape)
-
-    def _unprepare(self, rows):
-        """Give tensors of rows back in the units and the shape in which they came."""
-        shape = self.image_shape_ or (self.n_features_in_,)
-        return rows.double().reshape(-1, *shape).numpy() * self._scale + self._shift
-
-
-def moments(X):
-    """Mean and variance of each feature, with a part of the rows in memory at a time."""
-    scaler = StandardScaler()
-    for part in arrays(X):
-        scaler.partial_fit(part)
-    return scaler.mean_, scaler.var_
+            f"{network} fails on rows of shape {row_shape}: {error}{advice}"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from math import prod
 from numbers import Integral, Real
 
@@ -12,13 +11,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from torch import nn
 
+from skad._images import as_rows, row_shape_of, same_image
 from skad._typing import ArrayLike, Auto, Device, ImageShape, Network, Seed
-from skad.base import as_rows, same_image
 from skad.neural._blocks import block_rows, in_blocks
-from skad.neural._callbacks import EpochBar
+from skad.neural._feature_net import FeatureNet, Scaling, make_module, output_of
 from skad.neural._net import OneClassNet
-from skad.neural._scaling import FeatureNet, Scaling
 from skad.neural._seed import choose_device, draw_seed, seeded
+from skad.neural._training import EpochBar
 
 __all__ = ["feature_layers", "fit_features"]
 
@@ -134,7 +133,7 @@ def fit_features(
     device = choose_device(device)
     with seeded(seed, device):
         net = _make_net(network, X, row_shape).float()
-        classifier = _classifier(net, X[:1], int(y.max()) + 1)
+        classifier = _classifier(net, row_shape, int(y.max()) + 1)
         training = OneClassNet(
             classifier,
             _CrossEntropy(),
@@ -151,19 +150,6 @@ def fit_features(
     classifier.cpu().eval().requires_grad_(False)
     net.validation_accuracy = _accuracy(classifier, X[held_out], y[held_out])
     return net
-
-
-def make_module(module, row_shape):
-    """Copy a module, or make one by a function of the shape of a row."""
-    if not isinstance(module, nn.Module):
-        made = module(row_shape)
-        if not isinstance(made, nn.Module):
-            raise ValueError(
-                f"{module!r} should make a torch.nn.Module for rows of shape {row_shape}, "
-                f"but gave {type(made).__name__}."
-            )
-        module = made
-    return copy.deepcopy(module).float()
 
 
 class _CrossEntropy(nn.Module):
@@ -191,14 +177,8 @@ def _make_net(network, X, row_shape):
     return FeatureNet(layers, scaling, input_range=(low, high) if is_image else None)
 
 
-def _classifier(net, row, n_classes):
-    try:
-        with torch.no_grad():
-            n_features = net.eval()(row).shape[1]
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"The network can't take rows of shape {tuple(row.shape[1:])}: {error}"
-        ) from error
+def _classifier(net, row_shape, n_classes):
+    n_features = output_of(net, row_shape).shape[1]
     return nn.Sequential(net, nn.Dropout(0.5), nn.Linear(n_features, n_classes)).float()
 
 
@@ -226,7 +206,7 @@ def _check_rows(X, y, image_shape):
                 f"{shape or X.shape[1:]}."
             )
         shape = image_shape
-    return X, _class_numbers(y), X.shape[1:] if shape is None else (1, *shape)[-3:]
+    return X, _class_numbers(y), row_shape_of(shape, X.shape[1])
 
 
 def _class_numbers(y):

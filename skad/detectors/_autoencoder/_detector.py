@@ -7,7 +7,6 @@ from numbers import Integral
 from typing import Literal
 
 import numpy as np
-import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
@@ -28,23 +27,22 @@ from skad._typing import (
     Seed,
 )
 from skad._warnings import warn
-from skad.neural._autoencoders import (
+from skad.detectors._autoencoder._networks import (
     Bounded,
     Constant,
     EncoderDecoder,
     convolutional,
     dense,
 )
-from skad.neural._blocks import as_tensor
 from skad.neural._detector import NeuralDetector
+from skad.neural._feature_net import output_of
+from skad.neural._parts import EarlyStopping, Parts, Scoring
 from skad.neural._rows import extremes
-from skad.neural._scaling import moments
+from skad.neural._units import ScaledUnits, moments
 
 __all__ = ["AutoEncoder"]
 
-# Standard deviations beyond which a value is taken as lying there: its square, summed,
-# stays within float32.
-_FAR = 1e9
+_LEARNED = ("shift", "scale", "loss_of_mean", "varies", "first_row", "range")
 _SMALLEST_IMAGE = 10  # pixels a side from which "auto" convolves
 
 
@@ -80,61 +78,17 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         ``"bounded"`` squashes the reconstruction into the range of the training values by
         a sigmoid, which images fill to both ends; ``"linear"`` does not. "auto" is
         bounded for a convolutional network.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
-    max_epochs : int, default=50
-        Passes over the training rows.
-    batch_size : int or "auto", default="auto"
-        Rows of a step. "auto" is a 64th of the rows, between 8 and 128.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    early_stopping : bool, default=False
-        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
-        take the weights of the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows that early stopping holds out.
-    patience : int, default=10
-        Epochs without progress that early stopping waits for.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
-    net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__weight_decay": 1e-4}``,
-        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, batches and held-out rows. Global states are left alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+    [[lr, max_epochs, batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
+    [[net_params, device, contamination, false_alarm_rate, image_shape, random_state]]
+    [[verbose]]
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        The trained network.
+    [[net_]]
     history_ : dict of str to list of float
         Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss": squared
         errors in units of the training values' variance.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -185,15 +139,6 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         "hidden": [tuple, list, StrOptions({"auto"})],
         "output": [StrOptions({"auto", "linear", "bounded"})],
     }
-    _learned = (
-        *NeuralDetector._learned,
-        "_shift",
-        "_scale",
-        "_range",
-        "_varies",
-        "_first_row",
-        "_loss_of_mean",
-    )
 
     def __init__(
         self,
@@ -206,9 +151,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         max_epochs: int = 50,
         batch_size: BatchSize = "auto",
         lr_schedule: Schedule = "cosine",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        early_stopping: EarlyStopping | None = None,
         warm_start: bool = False,
         callbacks: Callbacks = None,
         net_params: NetParams = None,
@@ -228,8 +171,6 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.net_params = net_params
@@ -241,7 +182,7 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
         self.verbose = verbose
 
     def transform(self, X: Rows) -> Floats:
-        """Give the codes.
+        """Return the codes.
 
         Parameters
         ----------
@@ -259,10 +200,10 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
             As `score_samples`.
         """
         X = self._validate(X)
-        return self._in_blocks(self._module.encoder, X)
+        return self._trained.in_blocks(self._trained.module.encoder, X)
 
     def reconstruct(self, X: Rows) -> Floats:
-        """Give the reconstructions r(x), in the units of the features.
+        """Return the reconstructions r(x), in the units of the features.
 
         Parameters
         ----------
@@ -280,59 +221,48 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
             As `score_samples`.
         """
         X, shape = self._validate(X, with_shape=True)
-        rows = self._in_blocks(self._module, X).reshape(len(X), *self._row_shape)
-        return (rows * self._scale + self._shift).reshape(len(X), *shape)
+        trained = self._trained
+        rows = trained.in_blocks(trained.module, X).reshape(len(X), *self._row_shape)
+        return (rows * trained.units.scale + trained.units.shift).reshape(len(X), *shape)
 
-    def _prepare_fit(self, X, y):
+    # Training.
+
+    def _parts(self, data, previous=None):
         self._check_hidden()
-        mean, variance = (values.reshape(self._row_shape) for values in moments(X))
-        within = variance.mean()
-        if self._convolves:  # one of each a channel
-            variance = variance.mean(axis=(1, 2)) + mean.var(axis=(1, 2))
-            mean = mean.mean(axis=(1, 2), keepdims=True)
-        self._shift = mean
-        self._scale = float(np.sqrt(variance[variance > 0].mean()) if variance.any() else 1)
-        self._loss_of_mean = within / self._scale**2
-        low, high = extremes(X)
-        self._varies = (low < high).reshape(self._row_shape)
-        self._first_row = self._prepare(X[:1])[0].numpy()
-        self._range = np.array([low.min(), high.max()], dtype=np.float64)
+        known = _learn(data, self._convolves) if previous is None else previous.state
+        units = ScaledUnits.from_state(data, known)
+        return Parts(
+            self._network(units, known),
+            SquaredError(),
+            units,
+            state={name: known[name] for name in _LEARNED},
+            finish=self._judge,
+        )
 
-    def _prepare(self, X):
-        rows = as_tensor(X).reshape(-1, *self._row_shape)
-        # In double until they are scaled: rows may be far from zero, and from one.
-        rows = rows - as_tensor(self._shift)
-        return rows.mul_(1 / self._scale).clamp_(-_FAR, _FAR).float()
-
-    def _make_module(self):
-        encoder, *decoder = self._make_halves()
+    def _network(self, units, known):
+        encoder, *decoder = self._make_halves(units.row_shape)
         if self.output == "bounded" or (self.output == "auto" and self._convolves):
-            low, high = ((end - self._shift) / self._scale for end in self._range)
+            low, high = ((end - units.shift) / units.scale for end in known["range"])
             decoder.append(Bounded(low, high))
-        if not self._varies.all():
-            decoder.append(Constant(self._varies, self._first_row))
+        if not known["varies"].all():
+            first = units.prepare(known["first_row"][None])[0].numpy()
+            decoder.append(Constant(known["varies"].reshape(units.row_shape), first))
         net = EncoderDecoder(encoder, nn.Sequential(*decoder)).float()
         if callable(self.network):
-            self._check_shapes(net)
+            self._check_shape(net, units.row_shape)
         return net
 
-    def _check_shapes(self, net):
-        rows = torch.zeros((2, *self._row_shape), dtype=torch.float32)
-        try:
-            shape = tuple(net.eval()(rows).shape)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(
-                f"The network that {self.network!r} made fails on rows of shape "
-                f"{self._row_shape}: {error}"
-            ) from error
-        if shape != rows.shape:
+    def _check_shape(self, net, row_shape):
+        network = f"The network that {self.network!r} made"
+        shape = tuple(output_of(net, row_shape, network).shape[1:])
+        if shape != row_shape:
             raise ValueError(
                 f"The decoder that {self.network!r} made should give rows of shape "
-                f"{self._row_shape}; it gives {shape[1:]}."
+                f"{row_shape}; it gives {shape}."
             )
 
-    def _make_halves(self):
-        code_size, shape = self._code_size, self._row_shape
+    def _make_halves(self, shape):
+        code_size = self._code_size
         if callable(self.network):
             halves = self.network(shape, code_size)
             if not (isinstance(halves, tuple | list) and len(halves) == 2):
@@ -345,44 +275,35 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
             hidden = (256,) if self.hidden == "auto" else tuple(self.hidden)
             return convolutional(shape, code_size, hidden)
         hidden = (128, 64) if self.hidden == "auto" else tuple(self.hidden)
-        return self._of_flat(*dense(self.n_features_in_, code_size, hidden))
+        return _of_flat(shape, *dense(self.n_features_in_, code_size, hidden))
 
-    def _of_flat(self, encoder, decoder):
-        if len(self._row_shape) == 1:
-            return encoder, decoder
-        encoder = nn.Sequential(nn.Flatten(), encoder)
-        return encoder, nn.Sequential(decoder, nn.Unflatten(1, self._row_shape))
-
-    def _make_criterion(self):
-        return SquaredError()
-
-    def _check_losses(self, losses):
-        super()._check_losses(losses)
-        if losses and self._loss_of_mean and losses[-1] >= self._loss_of_mean:
+    def _judge(self, trained, data):
+        """Warn where the network is no better than the mean of the rows."""
+        losses = [row["train_loss"] for row in trained.net.history if "train_loss" in row]
+        bound = trained.state["loss_of_mean"]
+        if losses and bound and losses[-1] >= bound:
             warn(
                 "The network reconstructs the training rows no better than their mean: the "
                 f"loss is {losses[-1]:.3g} after {len(losses)} epochs, the mean's is "
-                f"{self._loss_of_mean:.3g}. Train longer (max_epochs={self.max_epochs}), "
-                f"or at another rate (lr={self.lr}).",
+                f"{bound:.3g}. Train longer (max_epochs={self.max_epochs}), or at another "
+                f"rate (lr={self.lr}).",
                 ConvergenceWarning,
             )
+        return {}
 
-    def _score_block(self, batch):
-        return self._relevance_block(batch).flatten(1).sum(dim=1)
+    # Score and explanation.
 
-    def _relevance_block(self, batch):
-        return (batch - self._module(batch)).square_()
+    def _scoring(self, trained):
+        unit = trained.units.scale**2
 
-    def _outlier_score(self, X):
-        return super()._outlier_score(X) * self._scale**2
+        def squares(batch):
+            return (batch - trained.module(batch)).square_()
 
-    def _relevance(self, X):
-        relevance = self._in_blocks(self._relevance_block, X).reshape(X.shape)
-        return relevance * self._scale**2
-
-    @property
-    def _module(self):
-        return self.net_.module_
+        return Scoring(
+            score=lambda batch: squares(batch).flatten(1).sum(dim=1).double() * unit,
+            relevance=lambda X: trained.in_blocks(squares, X) * unit,
+            unattributed=lambda X: np.zeros(len(X)),
+        )
 
     @property
     def _n_features_out(self):
@@ -420,5 +341,36 @@ class SquaredError(nn.Module):
     """The loss: mean squared error of all values of a batch."""
 
     def forward(self, output, batch, y):
-        """Give the loss."""
+        """Return the loss."""
         return mse_loss(output, batch)
+
+
+def _learn(data, convolves):
+    """Learn from the rows what they are scaled by, and what the network can't learn.
+
+    They are taken less their mean (of each feature; of each channel, to be convolved) and
+    over one number, the root mean variance.
+    """
+    mean, variance = (values.reshape(data.row_shape) for values in moments(data.X))
+    within = variance.mean()
+    if convolves:
+        variance = variance.mean(axis=(1, 2)) + mean.var(axis=(1, 2))
+        mean = mean.mean(axis=(1, 2), keepdims=True)
+    scale = float(np.sqrt(variance[variance > 0].mean()) if variance.any() else 1)
+    low, high = extremes(data.X)
+    return {
+        "shift": mean,
+        "scale": scale,
+        "loss_of_mean": within / scale**2,
+        "varies": low < high,
+        "first_row": np.asarray(data.X[:1])[0],
+        "range": np.array([low.min(), high.max()], dtype=np.float64),
+    }
+
+
+def _of_flat(shape, encoder, decoder):
+    """Make halves for flat rows take rows of a shape."""
+    if len(shape) == 1:
+        return encoder, decoder
+    encoder = nn.Sequential(nn.Flatten(), encoder)
+    return encoder, nn.Sequential(decoder, nn.Unflatten(1, shape))

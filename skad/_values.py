@@ -1,0 +1,33 @@
+"""Parameters that belong together: values with parameters of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.base import BaseEstimator
+
+__all__ = ["ParameterValue", "check_values"]
+
+
+class ParameterValue(BaseEstimator):
+    """Base class of values that a parameter of a detector may have.
+
+    They have parameters of their own, by which grids read ``network__n_layers``, and
+    nothing to fit.
+    """
+
+    _parameter_constraints: dict[str, Any] = {}
+
+
+def check_values(estimator: Any) -> None:
+    """Check the parameters of the values among an estimator's parameters.
+
+    Raises
+    ------
+    sklearn.utils._param_validation.InvalidParameterError
+        A ValueError, for the first that is bad.
+    """
+    for value in estimator.get_params(deep=False).values():
+        if isinstance(value, ParameterValue):
+            value._validate_params()
+            check_values(value)

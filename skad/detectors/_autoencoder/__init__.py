@@ -1,0 +1,1 @@
+"""The autoencoder: reconstruct each row; the residual is score and explanation."""

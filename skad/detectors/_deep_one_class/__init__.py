@@ -1,0 +1,1 @@
+"""DeepOneClass: whitened features of a trained network."""

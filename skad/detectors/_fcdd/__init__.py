@@ -1,0 +1,1 @@
+"""FCDD: the map of a fully convolutional network is score and explanation."""

@@ -1,0 +1,1 @@
+"""GEO: a network tells geometric views apart; Dirichlet scores."""

@@ -1,0 +1,1 @@
+"""Networks that keep normal rows near a centre: DeepSVDD, DeepSAD, HSC."""
