@@ -31,6 +31,8 @@ LAYERS = [
         "_versions": "what is installed",
         "_warnings": "at the caller's line",
         "_typing": "names for types",
+        "_docs": "shared texts",
+        "_values": "plain values",
     },
 ]
 WITH_TORCH = {"relevance", "images", "neural", "detectors", "testing"}
