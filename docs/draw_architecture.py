@@ -14,7 +14,7 @@ LAYERS = [
     {"metrics": "was it right, and for the right reason"},
     {"calibration": "promises: p-values, false discoveries"},
     {"model_selection": "training on the normal rows inside a search"},
-    {"detectors": "one file a detector: features, distance, pooling"},
+    {"detectors": "one folder a family: features, distance, pooling"},
     {"neural": "networks: trained by skorch, scored in blocks"},
     {"explanation": "explain(estimator, X), for any detector; rules for other libraries'"},
     {"base": "the contract: fit, score, explain"},
@@ -32,7 +32,7 @@ LAYERS = [
         "_warnings": "at the caller's line",
         "_typing": "names for types",
         "_docs": "shared texts",
-        "_values": "plain values",
+        "_values": "of parameters",
     },
 ]
 WITH_TORCH = {"relevance", "images", "neural", "detectors", "testing"}
@@ -46,7 +46,7 @@ _STYLE = """
 
 
 def draw():
-    """Give the drawing, a string of SVG."""
+    """Return the drawing, a string of SVG."""
     height = len(LAYERS) * (_LINE + _GAP) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '

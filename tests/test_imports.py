@@ -17,7 +17,7 @@ LAYERS = DRAWING["LAYERS"][::-1]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY_IN = {
     "torch": DRAWING["WITH_TORCH"],
-    "skorch": {"detectors", "neural"},
+    "skorch": {"neural"},
     "pyod": set(),
     "safetensors": set(),
     "matplotlib": set(),
