@@ -72,14 +72,7 @@ class Bag(BaseDetector, _BaseComposition):
         Weights that sum to one.
     means_, scales_ : ndarray of shape (n_detectors,)
         Mean and standard deviation of each member's out-of-sample training scores.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------

@@ -55,8 +55,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         Share of *fresh* normal rows that `predict` flags; the threshold then comes from
         five-fold cross-fitting. None: the detector's own ``contamination``, the share
         of training rows that is flagged.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    [[image_shape]]
     random_state : int, RandomState instance or None, default=None
         Seeds the detector. None leaves the detector's own ``random_state``. numpy's,
         torch's and Python's global states stay as they were either way.
@@ -65,14 +64,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     ----------
     detector_ : object
         The fitted PyOD detector.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------

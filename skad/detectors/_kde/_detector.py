@@ -84,8 +84,7 @@ class KDE(BaseDetector):
         Where `contamination` is None: share of *fresh* normal rows that `predict` flags,
         if the training rows are normal. The threshold is then a quantile of the
         leave-one-out scores of the training rows (of 5,000 of them, if there are more).
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    [[image_shape]]
     dtype : {"float64", "float32"}, default="float64"
         Precision of the distances. Scores and relevance are float64 all the same.
     device : None, "cpu", "cuda" or "auto", default=None
@@ -99,14 +98,7 @@ class KDE(BaseDetector):
     expected_false_alarm_rate_ : float
         Share of the leave-one-out scores of training rows that lie below `offset_`: what
         `predict` is expected to flag of fresh rows like them.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
