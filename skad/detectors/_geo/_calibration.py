@@ -8,8 +8,15 @@ from sklearn.utils import gen_batches
 
 from skad.detectors._geo._dirichlet import fit_dirichlet
 
-__all__ = ["ViewCalibration", "calibrated", "in_own_units", "rows_at_once"]
+__all__ = [
+    "CALIBRATION_ROWS",
+    "ViewCalibration",
+    "calibrated",
+    "in_own_units",
+    "rows_at_once",
+]
 
+CALIBRATION_ROWS = 1000  # at most, where rows train too
 _VIEWS_AT_ONCE = {"cpu": 144, "cuda": 2048}
 # Share of the way from guessing to certainty below which views can't be told apart.
 _TOLD_APART = 0.2

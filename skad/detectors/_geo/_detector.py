@@ -33,7 +33,12 @@ from skad._typing import (
 )
 from skad._values import check_values
 from skad._warnings import warn
-from skad.detectors._geo._calibration import calibrated, in_own_units, rows_at_once
+from skad.detectors._geo._calibration import (
+    CALIBRATION_ROWS,
+    calibrated,
+    in_own_units,
+    rows_at_once,
+)
 from skad.detectors._geo._networks import VIEW_NETWORKS, make_view_network, pointwise
 from skad.detectors._geo._relevance import AgainstImages, AgainstMaps, ViewScorer
 from skad.detectors._geo._task import ViewTask
@@ -65,7 +70,6 @@ from skad.relevance._view_score import VIEW_SCORES
 __all__ = ["GEO"]
 
 _PAPER_EPOCHS = 200  # passes over the images that the paper's budget stands for
-_CALIBRATION_ROWS = 1000
 _HARMLESS_LOSS = 10.0  # an anomaly alone may cost so much
 _KINDS = {"geometric", "dihedral", "upright"}
 
@@ -503,7 +507,7 @@ class GEO(NeuralDetector):
 
     def _score_of_copy(self, copy, data, test):
         normal = data.normal
-        some = normal[calibration_rows(len(normal), _CALIBRATION_ROWS)]
+        some = normal[calibration_rows(len(normal), CALIBRATION_ROWS)]
         scores, others = -copy.score_samples(test), -copy.score_samples(some)
         return in_own_units(scores, others, self._outlier_score(some))
 

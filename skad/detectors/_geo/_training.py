@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from skad._typing import Ints
+from skad.detectors._geo._calibration import CALIBRATION_ROWS
 
 __all__ = [
     "RandomViews",
@@ -22,7 +23,6 @@ __all__ = [
     "with_weight_decay",
 ]
 
-_CALIBRATION_ROWS = 1000
 _WEIGHT_DECAY = 5e-4  # the paper's
 _OUTLIER_WEIGHT = 0.5  # of an outlier beside a normal row (Hendrycks et al., 2019)
 
@@ -63,7 +63,7 @@ class RowsAside:
             )
         rest = order[n_aside:]
         train = np.sort(rest) if n_aside else slice(None)
-        return cls(rest, train, np.sort(order[: n_aside or _CALIBRATION_ROWS]))
+        return cls(rest, train, np.sort(order[: n_aside or CALIBRATION_ROWS]))
 
 
 def numbered_classes(data, previous):
