@@ -30,6 +30,7 @@ from skad import GEO
 from skad.datasets import make_textures
 from skad.images import Views, geometric_views
 from skad.metrics import pixel_roc_auc_score
+from skad.neural import ExpectedGradients
 from skad.plotting import ViewsDisplay
 
 START = time.perf_counter()
@@ -136,7 +137,7 @@ def run(args, kind, seed):
     difference = abs(test - normal.mean(axis=0))
     candidates = {
         "cam": detector,
-        "expected gradients": changed(detector, explanation="expected_gradients"),
+        "expected gradients": changed(detector, explanation=ExpectedGradients()),
         "cam, labels at random": blind,
     }
     rows = [

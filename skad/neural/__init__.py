@@ -16,11 +16,14 @@ from skad.neural._parts import (
     TrainingData,
 )
 from skad.neural._units import ScaledUnits, Units
+from skad.relevance._view_explanations import ActivationMap, ExpectedGradients
 
 __all__ = [
+    "ActivationMap",
     "Augmentation",
     "Batches",
     "EarlyStopping",
+    "ExpectedGradients",
     "FeatureNet",
     "InvertibleNet",
     "NeuralDetector",

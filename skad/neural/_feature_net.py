@@ -311,7 +311,7 @@ def output_of(net, row_shape, network="The network", advice=""):
     try:
         with torch.no_grad():
             return net.float().eval()(rows)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except Exception as error:  # whatever a user's module raises
         raise ValueError(
             f"{network} fails on rows of shape {row_shape}: {error}{advice}"
         ) from error

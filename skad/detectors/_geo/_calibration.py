@@ -4,11 +4,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sklearn.utils import gen_batches
 
-from skad.detectors._dirichlet import fit_dirichlet
+from skad.detectors._geo._dirichlet import fit_dirichlet
 
-__all__ = ["ViewCalibration"]
+__all__ = [
+    "CALIBRATION_ROWS",
+    "ViewCalibration",
+    "calibrated",
+    "in_own_units",
+    "rows_at_once",
+]
 
+CALIBRATION_ROWS = 1000  # at most, where rows train too
+_VIEWS_AT_ONCE = {"cpu": 144, "cuda": 2048}
 # Share of the way from guessing to certainty below which views can't be told apart.
 _TOLD_APART = 0.2
 _FACTORS = {
@@ -17,6 +26,7 @@ _FACTORS = {
     "left": "how far images are shifted to the left or right",
     "turns": "how far images are turned",
 }
+_TINY, _ROUNDING = np.finfo(np.float64).tiny, 1e-6  # of scores that are float32 at bottom
 
 
 @dataclass
@@ -37,7 +47,7 @@ class ViewCalibration:
         self._sums = self._maps = 0.0
 
     def add(self, logits, maps):
-        """Take in images.
+        """Add images to the means.
 
         Parameters
         ----------
@@ -55,7 +65,7 @@ class ViewCalibration:
         """Mean maps of each view: ndarray (n_views, ...), float32."""
         return (self._maps / self._n).float().numpy()
 
-    def dirichlet(self, solver):
+    def dirichlet(self):
         """Fit a Dirichlet distribution to each view, and each head.
 
         Where there is none, since the images don't differ, the score is that of "log":
@@ -65,14 +75,14 @@ class ViewCalibration:
         -------
         alpha : ndarray of shape (n_views, n_logits), float64
         n_failed : int
-            Views of which there is none.
+            Views without a distribution.
         """
         log_y, y, _ = (self._sums / self._n).unbind()
         alpha, failed = 1.0 + self.heads.right(), set()
         by_head = zip(*map(self.heads.split, (log_y, y, alpha)), strict=True)
         for means_log, means, out in by_head:
             for view in range(len(self.views)):
-                found = fit_dirichlet(means_log[view], means[view], solver=solver)
+                found = fit_dirichlet(means_log[view], means[view])
                 if found is None:
                     failed.add(view)
                 else:
@@ -80,7 +90,7 @@ class ViewCalibration:
         return alpha.numpy(), len(failed)
 
     def accuracy(self):
-        """Give the share of views that are told right, by what they differ in.
+        """Compute the share of views that are classified right, by what they differ in.
 
         Returns
         -------
@@ -99,12 +109,12 @@ class ViewCalibration:
         return {name: float((s * m).sum(1).mean()) for name, s, m in by_head}
 
     def _factors(self):
-        """Give what the views differ in."""
+        """Return what the views differ in."""
         factors = {name: [getattr(v, name) for v in self.views] for name in _FACTORS}
         return {n: np.array(f) for n, f in factors.items() if len(set(f)) > 1}
 
     def chance(self):
-        """Give the accuracy of knowing all factors but one, and guessing that."""
+        """Compute the accuracy of knowing all factors but one, and guessing that."""
         factors = self._factors()
         if self.heads.names != ["view"]:
             return {n: 1 / len(set(f)) for n, f in factors.items() if n in self.heads.names}
@@ -118,7 +128,7 @@ class ViewCalibration:
         return chance
 
     def complaint(self):
-        """Say which views can't be told apart; None if all can."""
+        """Return a text on the views that can't be told apart; None if all can."""
         accuracy, chance = self.accuracy(), self.chance()
         alike = [
             name
@@ -136,3 +146,51 @@ class ViewCalibration:
         if len(alike) == len(chance):
             advice = "As no views can be told apart, the scores tell little."
         return f"The network can't tell {what}. {advice}"
+
+
+def calibrated(trained, X):
+    """Compute a `ViewCalibration` of normal rows, by the views that may be scored.
+
+    Parameters
+    ----------
+    trained : Trained
+        With a `ViewNetwork`.
+    X : ndarray of shape (n, d), or LazyRows
+    """
+    net, rows = trained.module, rows_at_once(trained)
+    task, n_logits = net.task.scorable, net.heads.out_features
+
+    def outputs(batch):  # logits and maps, side by side
+        maps = net.maps(task.views(batch).flatten(0, 1))
+        values = torch.cat([net.classify(maps), maps.flatten(1)], dim=1)
+        return values.unflatten(0, (len(batch), -1))
+
+    calibration = ViewCalibration(task.heads, task.views.views)
+    for part in gen_batches(len(X), rows):
+        values = torch.from_numpy(trained.in_blocks(outputs, X[part], rows))
+        logits, maps = values[..., :n_logits], values[..., n_logits:]
+        calibration.add(logits, maps.unflatten(-1, net.map_shape))
+    return calibration
+
+
+def rows_at_once(trained):
+    """Return the rows of a block, of which all views are in memory at once."""
+    at_once = _VIEWS_AT_ONCE["cpu" if trained.device.type == "cpu" else "cuda"]
+    return max(1, at_once // len(trained.module.task.candidates))
+
+
+def in_own_units(scores, others, own):
+    """Bring scores of another network to the units of one's own.
+
+    Dirichlet parameters of another network differ by factors, and so do its scores.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,)
+        By the other network.
+    others, own : ndarray of shape (m,)
+        Of the same rows, by the other network and by one's own.
+    """
+    spread = [s.std() / max(abs(s).max(), _TINY) for s in (own, others)]
+    factor = own.std() / others.std() if min(spread) > _ROUNDING else 1.0
+    return own.mean() + factor * (scores - others.mean())

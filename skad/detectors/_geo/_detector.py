@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from inspect import signature
-from math import ceil, gcd
+from dataclasses import replace
+from functools import partial
+from math import ceil
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import gen_batches
 
+from skad._labels import read_classes
 from skad._sklearn import Interval, StrOptions, check_parameters
+from skad._thresholds import calibration_rows
 from skad._typing import (
     AnyArray,
     ArrayLike,
@@ -25,39 +27,54 @@ from skad._typing import (
     ImageShape,
     NetParams,
     Network,
+    Rows,
     Schedule,
     Seed,
 )
+from skad._values import check_values
 from skad._warnings import warn
-from skad.base import calibration_rows, read_classes
-from skad.detectors._dirichlet import SOLVERS
-from skad.detectors._view_calibration import ViewCalibration
-from skad.images import View, Views, geometric_views
-from skad.neural._detector import NeuralDetector
-from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
-from skad.neural._scaling import Scaling
-from skad.neural._seed import choose_device
-from skad.neural._view_networks import (
-    VIEW_NETWORKS,
-    ViewScorer,
-    make_view_network,
-    pointwise,
+from skad.detectors._geo._calibration import (
+    CALIBRATION_ROWS,
+    calibrated,
+    in_own_units,
+    rows_at_once,
 )
-from skad.neural._view_relevance import ViewRelevance
-from skad.neural._view_training import RandomViews, ViewLoss
-from skad.relevance._view_score import VIEW_SCORES, ViewHeads, ViewScore
+from skad.detectors._geo._networks import VIEW_NETWORKS, make_view_network, pointwise
+from skad.detectors._geo._relevance import AgainstImages, AgainstMaps, ViewScorer
+from skad.detectors._geo._task import ViewTask
+from skad.detectors._geo._training import (
+    RandomViews,
+    RowsAside,
+    ViewLoss,
+    numbered_classes,
+    with_weight_decay,
+)
+from skad.images import View
+from skad.neural._detector import NeuralDetector
+from skad.neural._feature_net import Scaling
+from skad.neural._outliers import (
+    OUTLIER_CONSTRAINTS,
+    Augment,
+    ExposedBatches,
+    Exposure,
+    Outliers,
+    find_exposure,
+    labelled,
+)
+from skad.neural._parts import Batches, EarlyStopping, Parts, Scoring
+from skad.neural._training import Settings
+from skad.neural._units import ScaledUnits
+from skad.relevance._view_explanations import ActivationMap, ExpectedGradients
+from skad.relevance._view_score import VIEW_SCORES
 
 __all__ = ["GEO"]
 
 _PAPER_EPOCHS = 200  # passes over the images that the paper's budget stands for
-_VIEWS_AT_ONCE = {"cpu": 144, "cuda": 2048}
-_CALIBRATION_ROWS = 1000
-_GOLDEN = (5**0.5 - 1) / 2
-_TINY, _ROUNDING = np.finfo(np.float64).tiny, 1e-6  # of scores that are float32 at bottom
+_HARMLESS_LOSS = 10.0  # an anomaly alone may cost so much
 _KINDS = {"geometric", "dihedral", "upright"}
 
 
-class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
+class GEO(NeuralDetector):
     r"""Train a network to tell by which view an image is shown; score how well it can.
 
     Each image is mirrored or not, shifted and turned, k = 72 views :math:`T_i(x)`, and a
@@ -107,88 +124,50 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     normality : {"dirichlet", "simple", "log"}, default="dirichlet"
         "dirichlet" as above. "simple" and "log": the mean of :math:`-y_i` (the paper's
         :math:`\hat n_S`), and of :math:`-\log y_i`. With separate heads, their sum.
-    solver : {"newton", "fixed_point"}, default="newton"
-        How the Dirichlet parameters are found: by Newton's method to the maximum of the
-        likelihood; or by the fixed point of the paper, at most 1000 steps, which are often
-        not enough.
     held_out : float in [0, 1), default=0.0
         Share of the images that the network does not train on, for the Dirichlet parameters
         and `view_accuracy_`. 0: they are from 1000 of the training images.
     views : int, list of int or None, default=None
         Which views are scored: so many of them, of all kinds; by their position in
-        `views_`; or all. The time of scoring and explaining goes with their number. This
-        and `normality` may be set after fitting, for scores; the threshold is then void.
+        `views_`; or all. Scoring and explaining take time in proportion to their number.
+        This, `normality` and `explanation` may be set after fitting, for scores and
+        explanations; with other scores the threshold is void.
     labels : {"signs", "classes"}, default="signs"
         What y of `fit` holds. "signs": +1 normal, -1 anomaly, 0 unlabelled. "classes": the
         classes of rows that are all normal, numbers or strings; the network learns to tell
         them too, by a head that is not scored (section 5.5). A Bag gives none.
-    outliers : array-like, "confetti", "uniform", Confetti, callable or None, default=None
+    outliers : array-like, "confetti", "uniform", Confetti, callable, OutlierExposure or \
+            None, default=None
         Images unlike the normal ones, which the network learns to tell nothing of: a corpus
         in the shape of X, :class:`skad.images.Confetti`, or a callable ``(X, rng) -> X'``.
         Rows with ``y = -1`` are used so too. "auto" is None where there are such rows, else
-        "confetti", and "uniform" for tables.
-    outlier_share : float in (0, 1), default=0.5
-        Probability that a row of a batch gives its place to an outlier, if there are any.
+        "confetti", and "uniform" for tables. :class:`skad.neural.OutlierExposure` also
+        says how many of them train.
     augment : callable or None, default=None
         Changes a batch before the views are made: ``(X, None) -> (X, None)``, tensors on
         the device, such as :class:`skad.neural.Augmentation`.
-    explanation : {"cam", "expected_gradients"}, default="cam"
-        "cam" as above, at one to three times the cost of the score. "expected_gradients":
-        the gradient of the score by the pixels, averaged on straight lines from
-        `n_references` training images :math:`x_r` to the image, times the differences, a
-        mean over the references; then :math:`u(x)` is the mean of :math:`o(x_r)`. Of images
-        it is spread by Gaussians too. It takes one or two hundred times as long.
-    n_references : int, default=8
-        Images that "expected_gradients" compares with.
-    sigma : float or None, default=None
-        Standard deviation, in pixels, of the Gaussians that relevance is spread by. None is
-        0.19 of what a place of the maps sees, and half of the distance of two at least.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
-    weight_decay : float, default=5e-4
-        Times each weight, added to its gradient; the paper's.
+    explanation : ActivationMap, ExpectedGradients or None, default=None
+        :class:`~skad.neural.ActivationMap`, and None, which is one of the default spread:
+        as above, at one to three times the cost of the score.
+        :class:`~skad.neural.ExpectedGradients`: the gradient of the score by the pixels,
+        averaged on straight lines from some training images :math:`x_r` to the image, times
+        the differences, a mean over the references; then :math:`u(x)` is the mean of
+        :math:`o(x_r)`. Of images it is spread by Gaussians too. It takes one or two
+        hundred times as long.
+    [[lr]]
     max_epochs : int or "paper", default="paper"
         Passes over the images, each of which shows every image by one view. "paper" is
         :math:`k \lceil 200 / k \rceil`, as many steps as the paper's epochs over all views.
-    batch_size : int or "auto", default="auto"
-        Rows of a step. "auto" is a 64th of the rows, between 8 and 128.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    early_stopping : bool, default=False
-        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
-        take the weights of the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows that early stopping holds out.
-    patience : int, default=10
-        Epochs without progress that early stopping waits for.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
+    [[batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
     net_params : dict or None, default=None
         Further parameters of :class:`skorch.NeuralNet`, such as ``{"optimizer":
-        torch.optim.SGD}``.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, batches, views and held-out rows. Global states are left alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+        torch.optim.SGD}``. "optimizer__weight_decay" is the paper's 5e-4 unless it is set
+        here, where the optimiser has such a parameter.
+    [[device, contamination, false_alarm_rate, image_shape, random_state, verbose]]
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        The trained network.
+    [[net_]]
     views_ : list of View
         The views that the network tells apart.
     scored_views_ : list of View
@@ -200,25 +179,17 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     alpha_ : ndarray of shape (n_views, n_logits)
         Dirichlet parameters of the views that may be scored, the heads side by side.
     reference_score_ : float
-        The score that relevance starts from, the unattributed part.
+        The outlier score that relevance starts from, the unattributed part.
     mean_maps_ : ndarray of shape (n_views, D, u, v), float32
         :math:`a^0`.
     references_ : ndarray of shape (n_references, `n_features_in_`)
-        Training rows that "expected_gradients" compares with.
+        Training rows that `ExpectedGradients` compares with.
     classes_ : tuple or None
         The classes that were learned, for ``labels="classes"``.
-    outliers_ : tuple of str
-        The sources of outliers.
-    history_ : dict of str to list of float
-        Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss".
+    [[outliers_, history_]]
     offset_ : float
         Threshold on `score_samples`, by the rows that are not labelled -1.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -228,7 +199,7 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         By `fit`, when rows can't be seen by two views, `transforms` are no different views
         of such images, `views` are none of them, `held_out` leaves fewer than two rows on
         either side, classes can't be read or are fewer than two, `outliers` do not fit `X`,
-        the network gives no maps, or the optimiser has no weight decay.
+        or the network gives no maps.
 
     Warns
     -----
@@ -290,34 +261,26 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
     (100, 8)
     """
 
-    views_: list[View]
     view_accuracy_: dict[str, float]
     alpha_: Floats
     mean_maps_: npt.NDArray[np.float32]
     references_: AnyArray
     classes_: tuple[Any, ...] | None
+    outliers_: tuple[str, ...]
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **OutlierTraining._parameter_constraints,
-        **ViewRelevance._parameter_constraints,
+        **OUTLIER_CONSTRAINTS,
         "transforms": [StrOptions(_KINDS), list, tuple],
         "heads": [StrOptions({"joint", "separate"})],
         "network": [StrOptions(set(VIEW_NETWORKS)), callable],
         "normality": [StrOptions(set(VIEW_SCORES))],
-        "solver": [StrOptions(set(SOLVERS))],
         "held_out": [Interval(Real, 0, 1, closed="left")],
         "views": [Interval(Integral, 1, None, closed="left"), "array-like", None],
         "labels": [StrOptions({"signs", "classes"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "explanation": [ActivationMap, ExpectedGradients, None],
         "max_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"paper"})],
     }
-    _learned = (
-        *NeuralDetector._learned,
-        *OutlierTraining._learned_here,
-        *("views_", "classes_", "alpha_", "view_accuracy_", "references_", "mean_maps_"),
-    )
-    _needs_anomalies = False
 
     def __init__(
         self,
@@ -327,24 +290,17 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         heads: Literal["joint", "separate"] = "joint",
         network: Network | Literal["auto", "wrn-10-4", "wrn-16-8"] = "auto",
         normality: Literal["dirichlet", "simple", "log"] = "dirichlet",
-        solver: Literal["newton", "fixed_point"] = "newton",
         held_out: float = 0.0,
         views: int | ArrayLike | None = None,
         labels: Literal["signs", "classes"] = "signs",
         outliers: Outliers = None,
-        outlier_share: float = 0.5,
         augment: Augment = None,
-        explanation: Literal["cam", "expected_gradients"] = "cam",
-        n_references: int = 8,
-        sigma: float | None = None,
+        explanation: ActivationMap | ExpectedGradients | None = None,
         lr: float = 1e-3,
-        weight_decay: float = 5e-4,
         max_epochs: int | Literal["paper"] = "paper",
         batch_size: BatchSize = "auto",
         lr_schedule: Schedule = "cosine",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        early_stopping: EarlyStopping | None = None,
         warm_start: bool = False,
         callbacks: Callbacks = None,
         net_params: NetParams = None,
@@ -359,24 +315,17 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         self.heads = heads
         self.network = network
         self.normality = normality
-        self.solver = solver
         self.held_out = held_out
         self.views = views
         self.labels = labels
         self.outliers = outliers
-        self.outlier_share = outlier_share
         self.augment = augment
         self.explanation = explanation
-        self.n_references = n_references
-        self.sigma = sigma
         self.lr = lr
-        self.weight_decay = weight_decay
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.net_params = net_params
@@ -388,246 +337,180 @@ class GEO(ViewRelevance, OutlierTraining, NeuralDetector):
         self.verbose = verbose
 
     @property
+    def views_(self) -> list[View]:
+        """The views that the network tells apart, a list of `skad.images.View`."""
+        return self._fitted("views_").module.task.views.views
+
+    @property
     def scored_views_(self) -> list[View]:
         """The views whose mean is the score, a list of `skad.images.View`."""
-        if not hasattr(self, "net_"):
-            raise AttributeError("This GEO has no scored_views_: not fitted.")
-        return self._scorer.views.views
+        scorer, _ = self._scored(self._fitted("scored_views_"))
+        return scorer.views.views
 
-    # What the rows are, and their views.
+    @property
+    def reference_score_(self) -> float:
+        """The outlier score that relevance starts from."""
+        _, explainer = self._scored(self._fitted("reference_score_"))
+        return float(explainer.start.mean())
+
+    def _fitted(self, name):
+        if not hasattr(self, "net_"):
+            raise AttributeError(f"This GEO has no {name}: not fitted.")
+        return self._trained
+
+    def explain_views(self, X: Rows) -> Floats:
+        """Attribute the outlier score of each row to the views of it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to explain.
+
+        Returns
+        -------
+        contributions : ndarray of shape (n, n_scored_views), float64
+            By view of `scored_views_`, what it adds to the outlier score over what it adds
+            in the reference: ``explain_views(X).sum(axis=1) + reference_score_`` is the
+            outlier score.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
+        """
+        X, trained = self._validate(X), self._trained
+        scorer, explainer = self._scored(trained)
+        scores = trained.in_blocks(scorer.by_view, X, rows_at_once(trained))
+        return (scores - explainer.start) / scores.shape[1]
+
+    # Training.
 
     @property
     def _row_shape(self):
         shape = super()._row_shape
         return (1, 1, *shape) if len(shape) == 1 else shape
 
-    def _prepare_fit(self, X, y):
-        super()._prepare_fit(X, y)
-        self._use(self._wanted_views())
+    def _data(self, X, y=None, mask=None):
+        data = super()._data(X)
+        if self.labels != "classes" or y is None:
+            return labelled(data, y)
+        classes, numbers = read_classes(y, len(data))
+        return replace(data, classes=classes, class_numbers=numbers)
 
-    def _wanted_views(self):
-        size, transforms = self._row_shape[1:], self.transforms
-        if isinstance(transforms, str):
-            transforms = geometric_views(size, transforms)
-            if len(transforms) < 2:
-                raise ValueError(
-                    f"GEO needs rows that can be seen by two views at least; X has "
-                    f"{self.n_features_in_} feature(s), {size[0]} x {size[1]} pixels, and "
-                    f"transforms={self.transforms!r}."
-                )
-        return Views(transforms, size)
+    def _parts(self, data, previous=None):
+        units = ScaledUnits.of(data, previous)
+        task = self._task(data, previous)
+        classes, numbers = numbered_classes(data, previous)
+        if len(data):
+            device = Settings.of(self).device
+            given = type(self).__name__, self.outliers, data, units, device
+            exposure = find_exposure(*given, needed=False)
+            rows = RowsAside.drawn(len(data.normal), self.held_out)
+        else:  # weights are loaded
+            exposure, rows = Exposure(), RowsAside.drawn(0, 0)
+        n_classes = len(classes or ())
+        return Parts(
+            self._network(data, task, n_classes),
+            ViewLoss(task.heads, n_classes),
+            units,
+            self._batches(data, task, numbers, exposure, rows),
+            state={
+                **units.state,
+                "views": task.plain_views,
+                "classes_": classes,
+                "outliers_": exposure.names,
+                "references_": np.asarray(data.normal[rows.order[: self._n_references]]),
+            },
+            finish=partial(self._calibrate, aside=rows.aside),
+            harmless_loss=lambda net: _HARMLESS_LOSS,
+            net_params=with_weight_decay(self.net_params),
+        )
 
-    def _use(self, views):
-        """Make what depends on the views."""
-        self._views, self.views_ = views, views.views
-        self._heads = ViewHeads.of(self.views_, self.heads)
-        self._candidates = np.arange(len(self.views_))
-        if self.heads == "separate":  # mirrored images are more images, not other views
-            mirrored = np.array([view.mirrored for view in self.views_])
-            self._candidates = np.flatnonzero(~mirrored | mirrored.all())
-        _ = self._scored  # raises for bad `views`
-
-    def _check_same_views(self, wanted):
-        """Raise where a network that is trained already was trained on other views."""
-        known = [View(*view) for view in self.views_]  # which are lists in files
-        if wanted != known:
-            raise ValueError(
-                f"The network tells {len(known)} views apart, {known[:3]} ...; "
-                f"transforms={self.transforms!r} stands for {len(wanted)}, {wanted[:3]} ..."
-            )
-
-    @property
-    def _scored(self):
-        """Positions in `views_` of the views that are scored."""
-        check_parameters(self, "views")
-        wanted, candidates = self.views, self._candidates
-        n = len(candidates)
-        if wanted is None:
-            return candidates
-        if isinstance(wanted, Integral) and not isinstance(wanted, bool):
-            if wanted > n:
-                raise ValueError(f"views={wanted}, but there are {n} that are scored.")
-            # Steps that share no divisor with the periods of turns and shifts.
-            step = next(s for s in range(int(_GOLDEN * n), 2 * n) if gcd(s, n) == 1)
-            return candidates[np.sort(np.arange(wanted) * step % n)]
-        positions = np.asarray(wanted)
-        if (
-            positions.ndim != 1
-            or positions.dtype.kind not in "iu"
-            or not np.isin(positions, candidates).all()
-            or len(np.unique(positions)) != max(1, len(positions))
-        ):
-            raise ValueError(
-                "views must be None, a number, or different positions in views_ of views "
-                f"that are scored, {candidates[0]} to {candidates[-1]}; got {wanted}."
-            )
-        return positions.astype(np.intp)
-
-    # Training.
+    def _task(self, data, previous):
+        task = ViewTask.of(self.transforms, self.heads, data.row_shape)
+        if previous is not None:
+            task.check_known(previous.state["views"], self.transforms)
+        task.chosen(self.views)  # raises for bad `views`
+        return task
 
     @property
-    def _epochs_of_a_fit(self):
-        if self.max_epochs != "paper":
-            return self.max_epochs
-        k = len(self.views_)
-        return ceil(_PAPER_EPOCHS / k) * k
+    def _n_references(self):
+        """Rows to keep: by default as many, should `explanation` be set later."""
+        own = self.explanation
+        own = own if isinstance(own, ExpectedGradients) else ExpectedGradients()
+        return own.n_references
 
-    def _train(self, X, y, *, go_on, epochs=None):
-        known = getattr(self, "classes_", None)
-        self.classes_, self._class_numbers = None, None
-        if self.labels == "classes" and y is not None:
-            self.classes_, self._class_numbers = read_classes(y, len(X))
-            y = None
-        if go_on:
-            self._take_known_classes(known)
-        super()._train(X, y, go_on=go_on, epochs=epochs)
-        self._calibrate(self._normal_part(X, y)[self._aside])
-        del self._aside
+    def _batches(self, data, task, numbers, exposure, rows):
+        labels = data.labels[~data.anomalous] if numbers is None else numbers
+        expose = ExposedBatches(
+            list(exposure.sources), share=exposure.share, augment=self.augment
+        )
+        epochs, k = None, len(task.views)
+        if self.max_epochs == "paper":
+            epochs = ceil(_PAPER_EPOCHS / k) * k
+        return Batches(
+            data.normal[rows.train],
+            torch.from_numpy(labels).float()[rows.train],
+            RandomViews(task.views, task.heads.targets, expose),
+            epochs=epochs,
+        )
 
-    def _take_known_classes(self, known):
-        """Give the classes the numbers that the network knows them by."""
-        if known is None and self.classes_ is None:
-            return
-        if not set(self.classes_ or ()) <= set(known or ()) or self.classes_ is None:
-            raise ValueError(
-                f"The network goes on with the classes {known}, and labels='classes'; the "
-                f"rows have the classes {self.classes_}."
-            )
-        numbers = np.array([known.index(name) for name in self.classes_])
-        self.classes_, self._class_numbers = known, numbers[self._class_numbers]
-
-    def _training_set(self, X, y, device):
-        X, labels, expose = super()._training_set(X, y, device)
-        if self._class_numbers is not None:
-            labels = torch.from_numpy(self._class_numbers).float()
-        order = torch.randperm(len(X)).numpy()
-        n_aside = self._count_held_out(len(X))
-        train = order[n_aside:]
-        self._aside = np.sort(order[: n_aside or _CALIBRATION_ROWS])
-        self.references_ = np.asarray(X[train[: self.n_references]])
-        if n_aside:
-            X, labels = X[np.sort(train)], labels[np.sort(train)]
-        return X, labels, RandomViews(self._views, self._heads.targets, expose)
-
-    def _count_held_out(self, n):
-        n_held_out = round(self.held_out * n)
-        if self.held_out and not 2 <= n_held_out <= n - 2:
-            raise ValueError(
-                f"held_out={self.held_out} holds {n_held_out} of {n} rows out; two at "
-                "least must be held out, and two must train."
-            )
-        return n_held_out
-
-    def _make_module(self):
-        views = self._wanted_views()
-        self._check_same_views(views.views)
-        self._use(views)
-        scaling = None
-        if self.image_shape_ is not None:  # the paper's values, from -1 to 1
+    def _network(self, data, task, n_classes):
+        network, scaling = self.network, None
+        if data.is_image:  # the paper's values, from -1 to 1
             scaling = Scaling(mean=0.5, std=0.5)
-        network = self.network
-        if network == "auto" and self.image_shape_ is None:
+        elif network == "auto":
             network = pointwise
-        n_outputs = self._heads.n_logits + self._n_classes
-        net = make_view_network(network, self._row_shape, n_outputs, scaling=scaling)
-        self._field = net.field(self._row_shape)
-        self._map_shape = net.map_shape(self._row_shape)
-        return net
+        n_outputs = task.heads.n_logits + n_classes
+        given = {"scaling": scaling, "task": task}
+        return make_view_network(network, data.row_shape, n_outputs, **given)
 
-    @property
-    def _params_of_net(self):
-        params, decay = super()._params_of_net, "optimizer__weight_decay"
-        if decay in params:
-            raise ValueError(f"net_params sets {decay}, which GEO sets by weight_decay.")
-        if self.weight_decay == 0:
-            return params
-        optimizer = params.get("optimizer", torch.optim.Adam)
-        if "weight_decay" not in signature(optimizer).parameters:
-            raise ValueError(
-                f"{optimizer.__name__} has no weight decay; set weight_decay=0, which is "
-                f"{self.weight_decay}."
-            )
-        return {**params, decay: self.weight_decay}
-
-    def _make_criterion(self):
-        return ViewLoss(self._heads, self._n_classes)
-
-    @property
-    def _n_classes(self):
-        return len(self.classes_ or ())
-
-    def _calibrate(self, X):
+    def _calibrate(self, trained, data, aside):
         """Learn from normal rows what the network says of each view of them."""
-        heads = self._heads.subset(self._candidates)
-        calibration = ViewCalibration(heads, [self.views_[i] for i in self._candidates])
-        n_logits = self.net_.module_.heads.out_features
-        for part in gen_batches(len(X), self._rows_of_a_block(choose_device(self.device))):
-            outputs = torch.from_numpy(self._in_blocks(self._outputs, X[part]))
-            logits, maps = outputs[..., :n_logits], outputs[..., n_logits:]
-            calibration.add(logits, maps.unflatten(-1, self._map_shape))
-        self.mean_maps_ = calibration.mean_maps
-        check_parameters(self, "solver")
-        self.alpha_, n_failed = calibration.dirichlet(self.solver)
-        self.view_accuracy_ = calibration.accuracy()
+        calibration = calibrated(trained, data.normal[aside])
+        alpha, n_failed = calibration.dirichlet()
         complaints = [calibration.complaint()]
         if n_failed and self.normality == "dirichlet":
             complaints.append(
-                f"There is no Dirichlet distribution for {n_failed} of "
-                f"{len(self._candidates)} views: what the network says of them is all but "
-                f'the same for {len(X)} rows. They are scored as by normality="log".'
+                f"There is no Dirichlet distribution for {n_failed} of {len(alpha)} views: "
+                "what the network says of them is all but the same for "
+                f'{len(aside)} rows. They are scored as by normality="log".'
             )
         for text in filter(None, complaints):
             warn(text, ConvergenceWarning)
+        return {
+            "mean_maps_": calibration.mean_maps,
+            "alpha_": alpha,
+            "view_accuracy_": calibration.accuracy(),
+        }
 
-    def _find_offset(self, X):
-        try:
-            return super()._find_offset(X)
-        finally:
-            del self._class_numbers
+    # Score and explanation.
 
-    def _fit_copy(self, copy, X, train):
-        classes = getattr(self, "_class_numbers", None)
-        if classes is None or len(np.unique(classes[train])) < 2:
-            return super()._fit_copy(copy, X, train)
-        return copy.fit(X[train], classes[train])
+    def _scoring(self, trained):
+        scorer, explainer = self._scored(trained)
+        return Scoring(
+            score=scorer,
+            relevance=explainer.relevance,
+            unattributed=lambda X: np.full(len(X), float(explainer.start.mean())),
+            block_rows=rows_at_once(trained),
+        )
 
-    def _score_by_copy(self, copy, X, train, test):
-        """Bring scores of a copy to the units of this detector.
+    def _scored(self, trained):
+        """Return what scores views, and what explains the scores."""
+        check_parameters(self, "normality", "views", "explanation")
+        check_values(self)
+        scorer = ViewScorer.of(trained, self.views, self.normality)
+        sigma = None if self.explanation is None else self.explanation.sigma
+        by_images = isinstance(self.explanation, ExpectedGradients)
+        kind = AgainstImages if by_images else AgainstMaps
+        return scorer, kind(trained, scorer, sigma)
 
-        Dirichlet parameters of another network differ by factors, and so do its scores.
-        """
-        some = train[calibration_rows(len(train), _CALIBRATION_ROWS)]
-        own, others = self._outlier_score(X[some]), -copy.score_samples(X[some])
-        spread = [scores.std() / max(abs(scores).max(), _TINY) for scores in (own, others)]
-        factor = own.std() / others.std() if min(spread) > _ROUNDING else 1.0
-        return own.mean() + factor * (-copy.score_samples(X[test]) - others.mean())
-
-    # Score.
-
-    def _rows_of_a_block(self, device):
-        at_once = _VIEWS_AT_ONCE["cpu" if device.type == "cpu" else "cuda"]
-        return max(1, at_once // len(self._candidates))
-
-    def _outputs(self, batch):
-        """Give logits and maps of all views, side by side."""
-        net = self.net_.module_
-        views = self._views.subset(self._candidates)
-        maps = net.maps(views(batch).flatten(0, 1))
-        outputs = torch.cat([net.classify(maps), maps.flatten(1)], dim=1)
-        return outputs.unflatten(0, (len(batch), -1))
+    def _score_of_copy(self, copy, data, test):
+        normal = data.normal
+        some = normal[calibration_rows(len(normal), CALIBRATION_ROWS)]
+        scores, others = -copy.score_samples(test), -copy.score_samples(some)
+        return in_own_units(scores, others, self._outlier_score(some))
 
     @property
-    def _scorer(self):
-        """Give what scores a batch, and each view of it."""
-        check_parameters(self, "normality")
-        scored = self._scored
-        own = np.searchsorted(self._candidates, scored)  # among those of `alpha_`
-        alpha = torch.from_numpy(self.alpha_[own])
-        score = ViewScore(self.normality, self._heads.subset(scored), alpha)
-        return ViewScorer(self.net_.module_, self._views.subset(scored), score, own)
-
-    def _outlier_score(self, X):
-        return self._in_blocks(self._scorer, X)
-
-    def _score_block(self, batch):
-        return self._scorer(batch)
+    def _ignores_constant_features(self):
+        return isinstance(self.explanation, ExpectedGradients)  # a map smears

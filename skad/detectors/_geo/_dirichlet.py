@@ -1,22 +1,22 @@
-"""Maximum-likelihood estimates of Dirichlet distributions."""
+"""Maximum-likelihood estimates of Dirichlet distributions, by Newton's method."""
 
 import numpy as np
 from scipy.special import digamma, gammaln, polygamma, xlogy
 
-__all__ = ["SOLVERS", "fit_dirichlet"]
+__all__ = ["fit_dirichlet"]
 
-SOLVERS = ("newton", "fixed_point")
 _LEAST = 1e-6  # of a start, whose digamma must be finite
 _NO_SPREAD = 1e-14  # rounding
 _STEPS_BACK = 60
 
 
-def fit_dirichlet(mean_log, mean, *, solver="newton", max_iter=None):
+def fit_dirichlet(mean_log, mean, *, max_iter=100):
     r"""Estimate the parameters of a Dirichlet distribution from means over its samples.
 
     The maximum of :math:`\log\Gamma(\sum_j \alpha_j) - \sum_j \log\Gamma(\alpha_j) +
     \sum_j (\alpha_j - 1)\,\overline{\log y_j}`, which is where :math:`\psi(\alpha_j) -
-    \psi(\sum_j \alpha_j) = \overline{\log y_j}`.
+    \psi(\sum_j \alpha_j) = \overline{\log y_j}`, by Newton's method [2]_, which takes the
+    inverse of the Hessian in linear time.
 
     Parameters
     ----------
@@ -24,13 +24,8 @@ def fit_dirichlet(mean_log, mean, *, solver="newton", max_iter=None):
         Mean of :math:`\log y_j` over the samples.
     mean : array of shape (k,)
         Mean of :math:`y_j`, for the start by Wicker et al. [1]_.
-    solver : {"newton", "fixed_point"}, default="newton"
-        Newton's method, which takes the inverse of the Hessian in linear time, or the fixed
-        point :math:`\alpha_j \leftarrow \psi^{-1}(\psi(\sum_j \alpha_j) + \overline{\log
-        y_j})`; both by Minka [2]_.
-    max_iter : int, default=None
-        100 for Newton, and 1000 for the fixed point, as in the GEO paper's code, where it
-        seldom converges.
+    max_iter : int, default=100
+        Steps at most.
 
     Returns
     -------
@@ -47,7 +42,7 @@ def fit_dirichlet(mean_log, mean, *, solver="newton", max_iter=None):
     --------
     >>> import numpy as np
     >>> from scipy.special import digamma
-    >>> from skad.detectors._dirichlet import fit_dirichlet
+    >>> from skad.detectors._geo._dirichlet import fit_dirichlet
     >>> alpha = np.array([2.0, 3.0, 5.0])
     >>> fit_dirichlet(digamma(alpha) - digamma(10), alpha / 10).round(6)
     array([2., 3., 5.])
@@ -59,24 +54,10 @@ def fit_dirichlet(mean_log, mean, *, solver="newton", max_iter=None):
     if not spread > _NO_SPREAD:
         return None
     total = (len(mean) - 1) * -digamma(1) / spread
-    alpha = np.maximum(total * mean, _LEAST)
-    if solver == "newton":
-        alpha = _newton(_step(alpha, mean_log), mean_log, max_iter or 100)
-    else:
-        alpha = _fixed_point(alpha, mean_log, max_iter or 1000)
+    start = np.maximum(total * mean, _LEAST)
+    start = _inverse_digamma(digamma(start.sum()) + mean_log)
+    alpha = _newton(start, mean_log, max_iter)
     return alpha if np.isfinite(alpha).all() else None
-
-
-def _fixed_point(alpha, mean_log, max_iter):
-    for _ in range(max_iter):
-        before, alpha = alpha, _step(alpha, mean_log)
-        if np.linalg.norm(alpha - before) < 1e-9:
-            break
-    return alpha
-
-
-def _step(alpha, mean_log):
-    return _inverse_digamma(digamma(alpha.sum()) + mean_log)
 
 
 def _newton(alpha, mean_log, max_iter):

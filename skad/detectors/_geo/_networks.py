@@ -1,24 +1,16 @@
 """Networks that tell by which view an image is shown: feature maps, their mean, heads."""
 
-from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
 import torch
 from torch import nn
 
-from skad.neural._features import make_module
-from skad.neural._scaling import Scaling
+from skad.neural._feature_net import Scaling, make_module, output_of
 from skad.relevance._modules import shared_copy
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
 
-__all__ = [
-    "VIEW_NETWORKS",
-    "ViewNetwork",
-    "ViewScorer",
-    "make_view_network",
-    "pointwise",
-]
+__all__ = ["VIEW_NETWORKS", "ViewNetwork", "make_view_network", "pointwise"]
 
 _CELL = 8  # pixels of a map that the paper's networks average over
 _SMALLEST_MAP = 6  # pixels a side that strides go down to
@@ -32,93 +24,66 @@ class ViewNetwork(nn.Module):
     ----------
     layers : torch.nn.Module
         From images (n, C, H, W) to maps (n, D, u, v).
-    n_features : int
-        D.
+    row_shape : tuple of int
+        (C, H, W).
     n_outputs : int
         Logits of all heads, side by side.
     scaling : Scaling or None, default=None
         The first step.
-    grid : tuple of two ints, default=(1, 1)
-        Into how many cells the maps are cut, each with a mean of its own.
+    cell : int or None, default=None
+        Side of the cells that the maps are cut into, each with a mean of its own; None:
+        one cell.
+    task : ViewTask or None, default=None
+        What the logits tell.
+
+    Attributes
+    ----------
+    map_shape : tuple of int
+        (D, u, v).
+    field : ReceptiveField
+        What an entry of the maps sees of an image; a regular grid, where it is unknown.
+
+    Raises
+    ------
+    ValueError
+        If the layers fail on such rows, or do not give maps (n, D, u, v).
     """
 
-    def __init__(self, layers, n_features, n_outputs, *, scaling=None, grid=(1, 1)):
+    def __init__(self, layers, row_shape, n_outputs, *, scaling=None, cell=None, task=None):
         super().__init__()
         self.scaling = Scaling() if scaling is None else scaling
         self.layers = layers
-        self.pool = nn.AdaptiveAvgPool2d(grid)
+        self.task = task
+        to_maps = nn.Sequential(self.scaling, layers)
+        self.map_shape = _map_shape(to_maps, row_shape)
+        n_features, *size = self.map_shape
+        grid = [1, 1] if cell is None else [max(1, side // cell) for side in size]
+        self.pool = nn.AdaptiveAvgPool2d(tuple(grid))
         self.heads = nn.Linear(n_features * grid[0] * grid[1], n_outputs)
         nn.init.zeros_(self.heads.bias)
+        self.field = _field(to_maps, row_shape, size)
 
     def maps(self, x):
-        """Give the feature maps, (n, D, u, v)."""
+        """Return the feature maps, (n, D, u, v)."""
         return self.layers(self.scaling(x))
 
     def classify(self, maps):
-        """Give the logits of maps, (n, n_outputs)."""
+        """Return the logits of maps, (n, n_outputs)."""
         return self.heads(self.pool(maps).flatten(1))
 
     def forward(self, x):
-        """Give the logits of images, (n, n_outputs)."""
+        """Return the logits of images, (n, n_outputs)."""
         return self.classify(self.maps(x))
 
-    def map_shape(self, row_shape):
-        """Give (D, u, v) for images of a shape; raise if there are no such maps."""
-        return _map_shape(nn.Sequential(self.scaling, self.layers), row_shape)
-
-    def field(self, row_shape):
-        """Give what an entry of the maps sees, in an image; a regular grid, if unknown."""
-        size = row_shape[1:]
-        try:
-            field = receptive_field(nn.Sequential(self.scaling, self.layers), row_shape)
-            start, jump, seen = field.start, field.jump, field.size
-        except ValueError:
-            jump = tuple(np.divide(size, self.map_shape(row_shape)[1:]).tolist())
-            start, seen = tuple((j - 1) / 2 for j in jump), size
-        reach = [(min(n, side) - 1) / 2 for n, side in zip(seen, size, strict=True)]
-        low, high = (
-            tuple(s + sign * r for s, r in zip(start, reach, strict=True))
-            for sign in (-1, 1)
-        )
-        return ReceptiveField(low, high, jump)
-
-    def cells(self, size):
-        """Give the share of each place of a map in the mean of a cell: (cells, u * v)."""
+    def cells(self):
+        """Return the share of each place of a map in the mean of a cell: (cells, u * v)."""
+        size = self.map_shape[1:]
         places = torch.eye(size[0] * size[1], dtype=torch.float64).view(-1, 1, *size)
         return self.pool(places).flatten(1).T
 
 
-@dataclass
-class ViewScorer:
-    """Score images by some views of them.
-
-    Parameters
-    ----------
-    network : ViewNetwork
-    views : Views
-    score : ViewScore
-        Of the logits of these views.
-    own : int array
-        Positions of the views among those that a detector learned about.
-    """
-
-    network: nn.Module
-    views: object
-    score: object
-    own: np.ndarray
-
-    def by_view(self, batch):
-        """Score each view of images (n, C, H, W): (n, n_views), float64."""
-        logits = self.network(self.views(batch).flatten(0, 1))
-        return self.score(logits.unflatten(0, (len(batch), -1)))
-
-    def __call__(self, batch):
-        """Score images: the mean over the views, (n,)."""
-        return self.by_view(batch).mean(dim=1)
-
-
-def make_view_network(network, row_shape, n_outputs, *, scaling):
-    """Give a `ViewNetwork`.
+def make_view_network(network, row_shape, n_outputs, *, scaling=None, task=None):
+    """Make a `ViewNetwork`.
 
     Parameters
     ----------
@@ -127,36 +92,26 @@ def make_view_network(network, row_shape, n_outputs, *, scaling):
     row_shape : tuple of int
         (C, H, W).
     n_outputs : int
-    scaling : Scaling or None
+    scaling : Scaling or None, default=None
+    task : ViewTask or None, default=None
 
     Raises
     ------
     ValueError
         If the network fails on such rows, or does not give maps (n, D, u, v).
     """
-    named = isinstance(network, str)
-    if named:
+    cell = None
+    if isinstance(network, str):
         layers = VIEW_NETWORKS[network](row_shape).float()
+        cell = None if network == "auto" else _CELL
     else:
         layers = make_module(network, row_shape).requires_grad_(True)
-    n_features, *size = _map_shape(layers, row_shape)
-    grid = (1, 1)
-    if named and network != "auto":
-        grid = tuple(max(1, side // _CELL) for side in size)
-    return ViewNetwork(layers, n_features, n_outputs, scaling=scaling, grid=grid)
+    return ViewNetwork(layers, row_shape, n_outputs, scaling=scaling, cell=cell, task=task)
 
 
 def _map_shape(layers, row_shape):
-    layers = shared_copy(layers).eval()  # a copy, since modules of a user may keep things
-    rows = torch.zeros((2, *row_shape), dtype=torch.float32)
-    try:
-        with torch.no_grad():
-            maps = layers(rows)
-    except Exception as error:  # whatever a user's module raises
-        raise ValueError(
-            f"The network fails on rows of shape {row_shape}: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+    # A copy, since modules of a user may keep things.
+    maps = output_of(shared_copy(layers), row_shape)
     shape = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
     if len(shape) != 4 or shape[0] != 2:
         raise ValueError(
@@ -166,8 +121,23 @@ def _map_shape(layers, row_shape):
     return shape[1:]
 
 
+def _field(layers, row_shape, map_size):
+    size = row_shape[1:]
+    try:
+        field = receptive_field(layers, row_shape)
+        start, jump, seen = field.start, field.jump, field.size
+    except ValueError:
+        jump = tuple(np.divide(size, map_size).tolist())
+        start, seen = tuple((j - 1) / 2 for j in jump), size
+    reach = [(min(n, side) - 1) / 2 for n, side in zip(seen, size, strict=True)]
+    low, high = (
+        tuple(s + sign * r for s, r in zip(start, reach, strict=True)) for sign in (-1, 1)
+    )
+    return ReceptiveField(low, high, jump)
+
+
 def _auto(row_shape):
-    """Give a small network: some 28,000 weights, maps of 6 to 11 pixels a side.
+    """Make a small network: some 28,000 weights, maps of 6 to 11 pixels a side.
 
     Convolutions at strides of 2 down to that size, one more, and one by places alone,
     which widens what a place sees no further.

@@ -1,146 +1,165 @@
-"""Relevance of a score of views: by pixel, by two ways, and by view."""
+"""Scores of views of rows, and relevance of them: by pixel, in two ways, and by view."""
 
 from __future__ import annotations
 
-from functools import partial
-from numbers import Integral, Real
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from skad._sklearn import Interval, StrOptions, check_parameters
-from skad._typing import Floats, Rows
+from skad.detectors._geo._calibration import rows_at_once
+from skad.images import Views
+from skad.neural._parts import Trained
 from skad.relevance._class_activation import activation_relevance
 from skad.relevance._path import ByAutograd, expected_gradients, mean_gradient
 from skad.relevance._receptive_field import ReceptiveField
 from skad.relevance._upsampling import GaussianUpsampling
+from skad.relevance._view_score import ViewScore
 
-__all__ = ["ViewRelevance"]
+__all__ = ["AgainstImages", "AgainstMaps", "ViewScorer"]
 
 
-class ViewRelevance:
-    """What a detector that scores views by a `ViewNetwork` adds to explain its score.
+@dataclass(frozen=True, eq=False)
+class ViewScorer:
+    """Scores of images by some views of them.
 
-    A class has the parameters `explanation`, `n_references` and `sigma`, the attributes
-    `mean_maps_` and `references_`, and writes
-
-    - ``_scorer``: the `ViewScorer`;
-    - ``_field``, ``_map_shape``: what an entry of the maps sees, and (D, u, v).
+    Parameters
+    ----------
+    network : ViewNetwork
+    views : Views
+    score : ViewScore
+        Of the logits of these views.
+    own : ndarray of int
+        Positions of the views among those that the detector learned about.
     """
 
-    _in_blocks: Any
-    _scorer: Any
-    _validate: Any
+    network: Any
+    views: Views
+    score: ViewScore
+    own: Any
 
-    _parameter_constraints = {
-        "explanation": [StrOptions({"cam", "expected_gradients"})],
-        "n_references": [Interval(Integral, 1, None, closed="left")],
-        "sigma": [Interval(Real, 0, None, closed="neither"), None],
-    }
+    @classmethod
+    def of(cls, trained: Trained, wanted: Any, normality: str) -> Self:
+        """Make the scorer of the views that GEO's parameters ask for."""
+        task, alpha = trained.module.task, trained.state["alpha_"]
+        scored = task.chosen(wanted)
+        own = np.searchsorted(task.candidates, scored)
+        chosen = task.subset(scored)
+        score = ViewScore(normality, chosen.heads, torch.from_numpy(alpha[own]))
+        return cls(trained.module, chosen.views, score, own)
 
-    def explain_views(self, X: Rows) -> Floats:
-        """Attribute the outlier score of each row to the views of it.
+    def by_view(self, batch):
+        """Score each view of images (n, C, H, W): (n, n_views), float64."""
+        logits = self.network(self.views(batch).flatten(0, 1))
+        return self.score(logits.unflatten(0, (len(batch), -1)))
 
-        Parameters
-        ----------
-        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
-            Rows to explain.
+    def __call__(self, batch):
+        """Score images: the mean over the views, (n,)."""
+        return self.by_view(batch).mean(dim=1)
 
-        Returns
-        -------
-        contributions : ndarray of shape (n, n_scored_views), float64
-            By view of `scored_views_`, what it adds to the outlier score over what it adds
-            in the reference: ``explain_views(X).sum(axis=1) + reference_score_`` is the
-            outlier score.
 
-        Raises
-        ------
-        ValueError
-            As `score_samples`.
-        """
-        scores = self._in_blocks(self._scorer.by_view, self._validate(X))
-        return (scores - self._reference_view_scores()) / scores.shape[1]
+@dataclass(frozen=True, eq=False)
+class AgainstMaps:
+    """Relevance of what differs from the mean maps of normal images, place by place.
 
-    @property
-    def reference_score_(self) -> float:
-        """The outlier score that relevance starts from."""
-        if not hasattr(self, "net_"):
-            raise AttributeError("This detector has no reference_score_: not fitted.")
-        return float(self._reference_view_scores().mean())
+    Parameters
+    ----------
+    trained : Trained
+    scorer : ViewScorer
+    sigma : float or None
+        Spread of the Gaussians of a place, in pixels.
+    """
 
-    @property
-    def _ignores_constant_features(self):
-        return self.explanation == "expected_gradients"  # a map smears
-
-    def _relevance(self, X):
-        check_parameters(self, "explanation", "sigma")
-        if self.explanation == "cam":
-            reference, start = self._reference
-            steps = self._scorer, reference.double(), start, self._upsampling
-            maps = partial(self._activation_maps, *steps)
-            return self._in_blocks(maps, X).reshape(X.shape)
-        return np.concatenate([self._against_references(x[None]) for x in X])
-
-    def _unattributed(self, X):
-        return np.full(len(X), self.reference_score_)
-
-    def _reference_view_scores(self):
-        """Give the score of each view that relevance starts from."""
-        if self.explanation == "cam":
-            return self._scorer.score(self._reference[1]).cpu().numpy()
-        return self._in_blocks(self._scorer.by_view, self.references_).mean(axis=0)
-
-    # Against the mean maps.
+    trained: Trained
+    scorer: ViewScorer
+    sigma: float | None
 
     @property
+    def start(self):
+        """Score of each view that relevance starts from: ndarray (n_views,)."""
+        return self.scorer.score(self._reference[1]).cpu().numpy()
+
+    def relevance(self, X):
+        """Return the relevance of each feature of flat rows: ndarray (n, ...)."""
+        reference, start = self._reference
+        steps = reference.double(), start, self._upsampling
+        rows = rows_at_once(self.trained)
+        return self.trained.in_blocks(lambda batch: self._maps(batch, *steps), X, rows)
+
+    @cached_property
     def _reference(self):
-        """Give the mean maps of each scored view, and their logits."""
-        net = self.net_.module_
-        maps = torch.from_numpy(self.mean_maps_[self._scorer.own]).to(
-            net.heads.weight.device
-        )
+        """The mean maps of each scored view, and their logits."""
+        net = self.scorer.network
+        maps = torch.from_numpy(self.trained.state["mean_maps_"][self.scorer.own])
+        maps = maps.to(net.heads.weight.device)
         return maps, net.classify(maps).detach().double()
 
-    def _activation_maps(self, scorer, reference, start, upsampling, batch):
-        net, views = scorer.network, scorer.views
+    @property
+    def _upsampling(self):
+        net, size = self.scorer.network, self.trained.units.row_shape[1:]
+        return GaussianUpsampling(net.field, size, net.map_shape[1:], sigma=self.sigma)
+
+    def _maps(self, batch, reference, start, upsampling):
+        net, views = self.scorer.network, self.scorer.views
         maps = net.maps(views(batch).flatten(0, 1))
         logits = net.classify(maps).double().unflatten(0, (len(batch), -1))
-        gradient = mean_gradient(scorer.score, start.expand_as(logits), logits)
+        gradient = mean_gradient(self.scorer.score, start.expand_as(logits), logits)
         places = activation_relevance(
             maps.unflatten(0, (len(batch), -1)),
             reference,
-            net.cells(maps.shape[-2:]).to(logits.device),
+            net.cells().to(logits.device),
             net.heads.weight.double(),
             gradient,
         )
         heat = views.adjoint(upsampling(places))[:, None] / len(views)
         return heat.expand_as(batch) / batch.shape[1]
 
-    @property
-    def _upsampling(self):
-        size, sigma = self._row_shape[1:], self.sigma
-        return GaussianUpsampling(self._field, size, self._map_shape[1:], sigma=sigma)
 
-    # Against normal images.
+@dataclass(frozen=True, eq=False)
+class AgainstImages:
+    """Relevance of what differs from some normal images, pixel by pixel.
 
-    def _against_references(self, X):
-        """Give the expected gradients of one row."""
-        device = next(self.net_.module_.parameters()).device
+    Parameters
+    ----------
+    trained : Trained
+    scorer : ViewScorer
+    sigma : float or None
+        Spread of the Gaussians of a pixel of an image.
+    """
+
+    trained: Trained
+    scorer: ViewScorer
+    sigma: float | None
+
+    @cached_property
+    def start(self):
+        """Score of each view that relevance starts from: ndarray (n_views,)."""
+        references, rows = self.trained.state["references_"], rows_at_once(self.trained)
+        return self.trained.in_blocks(self.scorer.by_view, references, rows).mean(axis=0)
+
+    def relevance(self, X):
+        """Return the relevance of each feature of flat rows: ndarray (n, d)."""
+        return np.concatenate([self._of_row(X[i : i + 1]) for i in range(len(X))])
+
+    def _of_row(self, X):
+        units, device = self.trained.units, self.trained.device
         row, references = (
-            self._prepare(rows).to(device).flatten(1).double()
-            for rows in (X, self.references_)
+            units.prepare(rows).to(device).flatten(1).double()
+            for rows in (X, self.trained.state["references_"])
         )
         with torch.inference_mode(False), torch.enable_grad():
-            score = ByAutograd(self._scorer, self._row_shape)
+            score = ByAutograd(self.scorer, units.row_shape)
             relevance = expected_gradients(score, row, references[None])
-        relevance = relevance.view(self._row_shape)
-        if self.image_shape_ is not None:
+        relevance = relevance.view(units.row_shape)
+        if units.image_shape is not None:
             relevance = self._smoothing(relevance)
         return relevance.view(1, -1).cpu().numpy()
 
     @property
     def _smoothing(self):
-        size, reach = self._row_shape[1:], [(n - 1) / 2 for n in self._field.size]
+        size = self.trained.units.row_shape[1:]
+        reach = [(n - 1) / 2 for n in self.scorer.network.field.size]
         field = ReceptiveField(tuple(-r for r in reach), tuple(reach), (1.0, 1.0))
         return GaussianUpsampling(field, size, size, sigma=self.sigma)
