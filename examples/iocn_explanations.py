@@ -211,7 +211,7 @@ def differentiable(detector):
     """Return the score of rows in the networks' units, and what brings rows to these."""
     trained = detector._trained
     score = ByAutograd(detector._scoring(trained).score, trained.units.row_shape)
-    return score, trained.units.prepare_double
+    return score, lambda X: trained.units.prepare(X).double()
 
 
 def completeness(detector, X):

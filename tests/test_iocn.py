@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from skorch.callbacks import Callback
 
-from skad.detectors import IOCN, NormalizingFlow
+from skad import IOCN, NormalizingFlow
 from skad.relevance._path import ByAutograd, expected_gradients
 
 RNG = np.random.default_rng(0)

@@ -38,11 +38,11 @@ class Counterfactuals:
 
     def __call__(self, X: Floats) -> Floats:
         """Return the nearest of the rows that the networks clip each row to."""
-        prepare, normal = self.trained.units.prepare_double, self._nearest_normal(X)
-        units = prepare(X)
+        prepare, normal = self.trained.units.prepare, self._nearest_normal(X)
+        units = prepare(X).double()
         with torch.inference_mode():
             net, device = self.trained.module.net, self.trained.device
-            start = net(prepare(normal).to(device))
+            start = net(prepare(normal).double().to(device))
             step = net(units.to(device)).clamp(-_JUST_INSIDE, _JUST_INSIDE) - start
 
             def points(share):

@@ -15,6 +15,7 @@ from skad._thresholds import calibration_rows
 from skad._typing import Floats
 from skad.neural._blocks import block_rows
 from skad.neural._parts import Scoring, Trained
+from skad.neural._units import Units
 from skad.relevance._path import ByAutograd, expected_gradients
 
 __all__ = ["AgainstReferences", "nearest", "rows_that_score_low", "scoring_of"]
@@ -69,14 +70,14 @@ class AgainstReferences:
     def relevance(self, X: Any) -> Floats:
         """Return expected gradients, times the way from the references."""
         units, device, found = self.trained.units, self.trained.device, self.nearest(X)
-        references = units.prepare_double(self.rows).to(device)
+        references = units.prepare(self.rows).double().to(device)
         # A row is scored some `n_references` times at once.
         n_parts = -(-len(X) * found.shape[1] // block_rows(X.shape[1]))
         parts = np.array_split(np.arange(len(X)), max(1, min(n_parts, len(X))))
         score = ByAutograd(self.score, units.row_shape)
 
         def explained(part):
-            rows = units.prepare_double(X[part]).to(device)
+            rows = units.prepare(X[part]).double().to(device)
             to = references[torch.from_numpy(found[part])]
             return expected_gradients(score, rows, to).cpu().numpy()
 
@@ -92,9 +93,9 @@ class AgainstReferences:
         return scores[places.reshape(found.shape)].mean(axis=1)
 
 
-def nearest(units: Any, rows: Any, X: Any, k: int) -> Any:
+def nearest(units: Units, rows: Any, X: Any, k: int) -> Any:
     """Return the positions of the k rows nearest to each of X, in units of the networks."""
-    known, asked = units.prepare_double(rows).numpy(), units.prepare_double(X).numpy()
+    known, asked = (units.prepare(some).double().numpy() for some in (rows, X))
     search = NearestNeighbors(n_neighbors=min(k, len(rows))).fit(known)
     return search.kneighbors(asked, return_distance=False)
 

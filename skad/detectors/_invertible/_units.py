@@ -64,10 +64,6 @@ class DirectedUnits(ScaledUnits):
         """Make a float32 tensor of flat rows."""
         return super().prepare(_directions(X) if self.on_sphere else X)
 
-    def prepare_double(self, X: Any) -> Any:
-        """Make a float64 tensor of flat rows, with the values that `prepare` gives."""
-        return self.prepare(X).double()
-
     def as_rows(self, prepared: Any, X: Any) -> Any:
         """Return tensors in the units of the rows X; on the sphere, with their lengths."""
         rows = prepared.double().numpy() * self.scale + self.shift
