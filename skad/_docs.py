@@ -31,7 +31,16 @@ def _texts(names):
     return "".join(indent(text, "    ") + "\n" for text in texts)
 
 
-_PARAMETERS = """
+_PARAMETERS = r"""
+explanation : {"lrp", "gradient"}, default="lrp"
+    ``"lrp"`` as above, with the :math:`z^B` rule at the pixels of images, and LRP-0 at the
+    columns of tables. ``"gradient"`` shares the score out in proportion to
+    :math:`|\partial o / \partial x_i|`, by standardised columns of tables; nothing is
+    unattributed.
+
+gamma : float, default=0.25
+    How much the :math:`\gamma` rule favours what speaks for a neuron.
+
 lr : float, default=1e-3
     Learning rate of the optimiser, Adam.
 
@@ -90,10 +99,6 @@ random_state : int, RandomState instance or None, default=None
 
 verbose : int, default=0
     1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
-
-outlier_share : float in (0, 1), default=0.5
-    Probability with which a normal row of a batch gives its place to an anomaly. Where
-    there are several sources, labelled rows and `outliers`, each is as likely.
 
 net_ : skorch.NeuralNet
     The trained network.

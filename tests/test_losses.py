@@ -9,10 +9,10 @@ import torch
 from numpy.testing import assert_allclose
 from torch import nn
 
-from skad.neural._losses import (
+from skad.detectors._fcdd._loss import MapLoss
+from skad.detectors._one_class._losses import (
     ClassifierLoss,
     HypersphereLoss,
-    MapLoss,
     SADLoss,
     SVDDLoss,
     log_one_minus_exp,

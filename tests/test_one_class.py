@@ -16,7 +16,7 @@ from sklearn.model_selection import KFold
 from torch import nn
 
 from skad import HSC, KDE, Bag, DeepSAD, DeepSVDD
-from skad.neural import Augmentation
+from skad.neural import Augmentation, EarlyStopping
 
 RNG = np.random.default_rng(0)
 MIXING = RNG.standard_normal((3, 6))
@@ -35,13 +35,16 @@ def make(cls, **params):
 
 
 def outputs(detector, X):
-    """Outputs of the network in float64, by its weights."""
-    net = copy.deepcopy(detector._feature_net).double()
-    scaled = (X - detector._shift) / detector._scale
-    if X.ndim > 2:
-        scaled = scaled.reshape(len(X), -1, *X.shape[-2:])
+    """Outputs of the network in float64, by its weights: of standardised columns."""
+    net = copy.deepcopy(feature_net(detector)).double()
+    scaled = (X - TABLE.mean(axis=0)) / TABLE.std(axis=0) if X.ndim == 2 else X[:, None]
     with torch.no_grad():
         return net(torch.from_numpy(scaled)).numpy()
+
+
+def feature_net(detector):
+    module = detector.net_.module_
+    return module if isinstance(detector, HSC) else module.net
 
 
 def total(relevance):
@@ -453,7 +456,7 @@ def test_a_module_is_copied_and_trained_on(cls):
     start = net[0].weight.clone()
     fitted = make(cls, network=net).fit(IMAGES)
     assert torch.equal(net[0].weight, start)
-    trained = fitted._feature_net.layers[0].weight
+    trained = feature_net(fitted).layers[0].weight
     assert 0 < torch.dist(trained, start) < torch.linalg.norm(start)
     shapes = []
     make(cls, network=lambda shape: shapes.append(shape) or conv()).fit(IMAGES)
@@ -559,7 +562,8 @@ def test_a_default_of_double_precision_does_not_matter(cls, rows):
 
 @ALL
 def test_early_stopping(cls):
-    detector = make(cls, early_stopping=True, patience=2, max_epochs=200, lr=0.02)
+    stopping = EarlyStopping(patience=2)
+    detector = make(cls, early_stopping=stopping, max_epochs=200, lr=0.02)
     curve = detector.fit(TABLE).history_["valid_loss"]
     assert len(curve) < 200
     assert len(curve) - 1 - int(np.argmin(curve)) >= 2

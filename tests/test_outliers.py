@@ -9,14 +9,14 @@ from skorch.dataset import Dataset
 
 from skad import FCDD, HSC, DeepSAD
 from skad.images import Confetti, _confetti, confetti
-from skad.neural import Augmentation
+from skad.neural import Augmentation, EarlyStopping, OutlierExposure
 from skad.neural._net import BatchLoader, ChangedBatches
-from skad.neural._outliers import (
+from skad.neural._outlier_sources import (
     CalledOutliers,
-    OutlierExposure,
     RowsOfOutliers,
     UniformEntries,
 )
+from skad.neural._outliers import ExposedBatches
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((12, 9, 9))
@@ -45,7 +45,7 @@ def constant(value, mask=None):
 def test_each_row_gives_its_place_with_the_probability():
     X, y = torch.ones(20_000, 3), torch.zeros(20_000)
     for share in (0.5, 0.2):
-        rows, targets = seeded(OutlierExposure([constant(7.0)], share=share), X, y)
+        rows, targets = seeded(ExposedBatches([constant(7.0)], share=share), X, y)
         replaced = (rows == 7).all(dim=1)
         assert replaced.double().mean().item() == pytest.approx(share, abs=0.015)
         assert_array_equal(targets.label, torch.where(replaced, -1.0, 0.0))
@@ -54,7 +54,7 @@ def test_each_row_gives_its_place_with_the_probability():
 
 
 def test_sources_are_equally_likely():
-    exposure = OutlierExposure([constant(float(i)) for i in range(4)])
+    exposure = ExposedBatches([constant(float(i)) for i in range(4)])
     rows, targets = seeded(exposure, torch.full((20_000, 1), -1.0), None)
     for i in range(4):
         assert (rows == i).double().mean().item() == pytest.approx(1 / 8, abs=0.01)
@@ -64,7 +64,7 @@ def test_sources_are_equally_likely():
 def test_masks_are_those_of_the_source_or_whole():
     part = torch.zeros(1, 4, 5, dtype=torch.bool)
     part[0, 1] = True
-    exposure = OutlierExposure([constant(1.0, part), constant(2.0)], with_masks=True)
+    exposure = ExposedBatches([constant(1.0, part), constant(2.0)], with_masks=True)
     y = torch.arange(200) % 2.0
     rows, (label, mask) = seeded(exposure, torch.zeros(200, 3, 4, 5), y)
     for value, expected in ((0, part & False), (1, part), (2, part | True)):
@@ -76,7 +76,7 @@ def test_masks_are_those_of_the_source_or_whole():
 def test_the_data_set_is_not_written_to():
     X, y = torch.rand(16, 3), torch.zeros(16)
     before = X.clone()
-    exposure = OutlierExposure([constant(9.0)])
+    exposure = ExposedBatches([constant(9.0)])
     ((batch, labels),) = BatchLoader(Dataset(X, y))
     rows, _ = seeded(exposure, batch, labels)
     assert (rows == 9).any()
@@ -88,7 +88,7 @@ def test_the_data_set_is_not_written_to():
 def test_one_seed_gives_one_draw():
     low, high = torch.zeros(3), torch.ones(3)
     corpus = RowsOfOutliers(torch.rand(50, 3))
-    exposure = OutlierExposure([corpus, UniformEntries(low, high)])
+    exposure = ExposedBatches([corpus, UniformEntries(low, high)])
     X = torch.rand(40, 3)
     first, second, other = (seeded(exposure, X, None, seed=s)[0] for s in (1, 1, 2))
     assert torch.equal(first, second)
@@ -96,7 +96,7 @@ def test_one_seed_gives_one_draw():
 
 
 def test_held_out_batches_are_the_same_in_every_epoch():
-    change = OutlierExposure([constant(3.0)])
+    change = ExposedBatches([constant(3.0)])
     batches = [(torch.zeros(40, 2), torch.zeros(40)) for _ in range(2)]
     loader = ChangedBatches(batches, change, "cpu", fixed=True)
     before = torch.get_rng_state()
@@ -104,10 +104,30 @@ def test_held_out_batches_are_the_same_in_every_epoch():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(map(torch.equal, first, second))
     assert not torch.equal(*first)  # but not the same in every batch
-    stopping = HSC(early_stopping=True, lr=1e-12, max_epochs=4, random_state=0).fit(TABLE)
+    stopping = HSC(
+        early_stopping=EarlyStopping(), lr=1e-12, max_epochs=4, random_state=0
+    ).fit(TABLE)
     assert len(set(stopping.history_["valid_loss"])) == 1
     assert len(set(stopping.history_["train_loss"])) == 4
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_share_of_a_detector():
+    seen = []
+
+    def augment(X, mask):
+        seen.append(X)
+        return X, mask
+
+    fit = {"augment": augment, "max_epochs": 60, "random_state": 0}
+    for share in (0.5, 0.2):
+        far = OutlierExposure(lambda X, rng: X + 1e3, share=share)
+        seen.clear()
+        assert DeepSAD(outliers=far, **fit).fit(TABLE).outliers_ == ("callable",)
+        replaced = torch.cat(seen)[:, 0] > 100
+        assert replaced.double().mean().item() == pytest.approx(share, abs=0.05)
+    with pytest.raises(ValueError, match="'share' parameter of OutlierExposure"):
+        HSC(outliers=OutlierExposure(share=1.0)).fit(TABLE)
 
 
 # Sources.

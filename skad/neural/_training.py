@@ -240,9 +240,10 @@ class Training:
         return [r for r in reporters if watched or r[0] != "fit_tasks"]
 
     def _start_loss(self, net):
+        start = net.mean_loss(self.rows, self.batches.targets)
+        # After that, which leaves the criterion in evaluation mode.
         harmless = self.parts.harmless_loss
-        harmless = 0.0 if harmless is None else harmless(net)
-        start = max(net.mean_loss(self.rows, self.batches.targets), harmless)
+        start = max(start, 0.0 if harmless is None else harmless(net))
         if self.previous is None:
             return start
         # Of a network that goes on, that of its own start: it may be near 0 by now.

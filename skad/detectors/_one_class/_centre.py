@@ -7,49 +7,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from skad._typing import Floats
-from skad.neural._network_relevance import NetworkRelevance
-from skad.neural._one_class_networks import make_network, n_outputs_of
+from skad.detectors._one_class._networks import make_network, n_outputs_of
+from skad.detectors._one_class._relevance import scoring_of
+from skad.neural._parts import Scoring, Trained
 from skad.neural._rows import parts
 
-__all__ = ["CentredNet", "DistanceToCentre"]
+__all__ = ["CentredNet", "centred_network", "distance_scoring", "set_centre"]
 
 # Components of the centre are at least so much of their root mean square, away from 0.
 _LEAST_SHARE = 0.1
 
 
-class DistanceToCentre(NetworkRelevance):
-    """What detectors that score the squared distance to a centre have in common.
+def centred_network(network: Any, row_shape: tuple[int, ...], n_outputs: int) -> CentredNet:
+    """Return a network without biases, less a centre that is not set yet."""
+    net = make_network(network, row_shape, n_outputs, bias=False)
+    return CentredNet(net, n_outputs_of(net, row_shape))
 
-    A class has the parameters `network` and `n_outputs`, and those of `NetworkRelevance`.
-    """
 
-    net_: Any
+def set_centre(net: Any, rows: Any) -> None:
+    """Set the centre of an untrained network by the rows that are to train it."""
+    net.module_.set_centre(rows)
 
-    @property
-    def center_(self) -> Floats:
-        """The centre c, ndarray of shape (n_outputs,)."""
-        return self.net_.module_.centre.cpu().numpy()
 
-    def _make_module(self):
-        net = make_network(self.network, self._row_shape, self.n_outputs, bias=False)
-        return CentredNet(net, n_outputs_of(net, self._row_shape))
+def distance_scoring(
+    trained: Trained, explanation: str, gamma: float, squared_radius: float = 0.0
+) -> Scoring:
+    """Return how squared distances to the centre score, less a squared radius."""
+    centre = trained.module.centre
 
-    def _before_training(self, net, rows):
-        net.module_.set_centre(rows)
+    def score(features):
+        return (features - centre).square().sum(dim=1) - squared_radius
 
-    @property
-    def _feature_net(self):
-        return self.net_.module_.net
+    def top(features):
+        return (features * (features - centre).detach()).sum(dim=1)
 
-    def _deviation(self, features):
-        return features - self.net_.module_.centre
-
-    def _score_of(self, features):
-        return self._deviation(features).square().sum(dim=1)
-
-    def _top(self, features):
-        return (features * self._deviation(features).detach()).sum(dim=1)
+    return scoring_of(
+        trained, trained.module.net, score, top, explanation=explanation, gamma=gamma
+    )
 
 
 class CentredNet(nn.Module):
@@ -67,7 +61,7 @@ class CentredNet(nn.Module):
         self.register_buffer("centre", torch.zeros(n_outputs))
 
     def forward(self, x):
-        """Give the deviations from the centre, (n, n_outputs)."""
+        """Return the deviations from the centre, (n, n_outputs)."""
         return self.net(x) - self.centre
 
     def set_centre(self, rows):
@@ -79,7 +73,7 @@ class CentredNet(nn.Module):
         Raises
         ------
         ValueError
-            If all outputs are 0, so that training can't but keep them there.
+            If all outputs are 0, since no training would move them from there.
         """
         total, device = 0, self.centre.device
         self.eval()

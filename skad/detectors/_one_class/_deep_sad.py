@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
-from skad._sklearn import Interval, StrOptions
+from skad._sklearn import Interval
 from skad._typing import (
     Auto,
     BatchSize,
     Callbacks,
     Device,
+    Floats,
     ImageShape,
     NetParams,
     Network,
     Schedule,
     Seed,
 )
-from skad.neural._centre import DistanceToCentre
+from skad.detectors._one_class._centre import (
+    centred_network,
+    distance_scoring,
+    set_centre,
+)
+from skad.detectors._one_class._losses import SADLoss, harmless_loss
+from skad.detectors._one_class._networks import NETWORK_CONSTRAINTS
+from skad.detectors._one_class._relevance import EXPLANATION_CONSTRAINTS
 from skad.neural._detector import NeuralDetector
-from skad.neural._losses import SADLoss
-from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
+from skad.neural._outliers import (
+    OUTLIER_CONSTRAINTS,
+    Augment,
+    Outliers,
+    find_exposure,
+    labelled,
+)
+from skad.neural._parts import EarlyStopping, Parts
+from skad.neural._training import Settings
+from skad.neural._units import ScaledUnits
 
 __all__ = ["DeepSAD"]
 
 
-class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
+class DeepSAD(NeuralDetector):
     r"""Train a network to map normal rows near a centre, and anomalies far from it.
 
     The outlier score is the squared distance to the centre :math:`c`, and relevance is
@@ -60,79 +76,28 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         least, by uniform numbers from twice the range of the training rows. An array is a
         corpus of rows like X, for outlier exposure. A callable makes anomalies
         of normal rows: ``(X, rng) -> X'``, arrays in the units of X, with a
-        :class:`numpy.random.Generator`.
-    outlier_share : float in (0, 1), default=0.5
-        Probability with which a normal row of a batch gives its place to an anomaly.
-        Where there are several sources, labelled rows and `outliers`, each is as likely.
+        :class:`numpy.random.Generator`. An :class:`~skad.neural.OutlierExposure` says how
+        many of them there are, too.
     augment : callable or None, default=None
         Changes every batch before a step: from rows, a float32 tensor in [0, 1] of shape
         ``(n, C, H, W)`` for images (``(n, d)``, standardised, for tables), and None, to
         such a pair. :class:`skad.neural.Augmentation` is one.
-    explanation : {"lrp", "gradient"}, default="lrp"
-        ``"lrp"`` as above, with the :math:`z^B` rule at the pixels of images, and LRP-0
-        at the columns of tables. ``"gradient"`` shares the score out in proportion to
-        :math:`|\partial o / \partial x_i|`, by standardised columns of tables; nothing is
-        unattributed.
-    gamma : float, default=0.25
-        How much the :math:`\gamma` rule favours what speaks for a neuron.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
-    max_epochs : int, default=50
-        Passes over the training rows.
-    batch_size : int or "auto", default="auto"
-        Rows of a step. "auto" is a 64th of the rows, between 8 and 128.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    early_stopping : bool, default=False
-        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
-        take the weights of the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows that early stopping holds out.
-    patience : int, default=10
-        Epochs without progress that early stopping waits for.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights, and the centre, of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
-    net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__weight_decay": 1e-6}``,
-        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, batches and held-out rows. Global states are left alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+    [[explanation, gamma]]
+    [[lr, max_epochs, batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
+    [[net_params, device, contamination, false_alarm_rate, image_shape, random_state]]
+    [[verbose]]
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
         The trained network, which gives :math:`\phi(x) - c`.
-    outliers_ : tuple of str
-        The sources of anomalies: "labelled", "confetti", "uniform", "array", "callable".
+    [[outliers_]]
     center_ : ndarray of shape (n_outputs,)
         The centre c.
-    history_ : dict of str to list of float
-        Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss".
+    [[history_]]
     offset_ : float
         Threshold on `score_samples`, by the rows that are not labelled -1.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -151,8 +116,9 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
 
     Notes
     -----
-    Rows labelled -1 take the place of others in a share of the batch, `outlier_share`,
-    where the paper leaves them as rare as they are.
+    Rows labelled -1 take the place of others in a share of the batch, one half or that of
+    an :class:`~skad.neural.OutlierExposure`, where the paper leaves them as rare as they
+    are.
 
     References
     ----------
@@ -171,14 +137,11 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **DistanceToCentre._parameter_constraints,
-        **OutlierTraining._parameter_constraints,
-        "network": [StrOptions({"auto"}), callable],
-        "n_outputs": [Interval(Integral, 1, None, closed="left")],
+        **NETWORK_CONSTRAINTS,
+        **EXPLANATION_CONSTRAINTS,
+        **OUTLIER_CONSTRAINTS,
         "eta": [Interval(Real, 0, None, closed="neither")],
     }
-    _learned = (*NeuralDetector._learned, *OutlierTraining._learned_here)
-    _needs_anomalies = False
 
     def __init__(
         self,
@@ -187,7 +150,6 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         n_outputs: int = 32,
         eta: float = 1.0,
         outliers: Outliers = None,
-        outlier_share: float = 0.5,
         augment: Augment = None,
         explanation: Literal["lrp", "gradient"] = "lrp",
         gamma: float = 0.25,
@@ -195,9 +157,7 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         max_epochs: int = 50,
         batch_size: BatchSize = "auto",
         lr_schedule: Schedule = "cosine",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        early_stopping: EarlyStopping | None = None,
         warm_start: bool = False,
         callbacks: Callbacks = None,
         net_params: NetParams = None,
@@ -212,7 +172,6 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         self.n_outputs = n_outputs
         self.eta = eta
         self.outliers = outliers
-        self.outlier_share = outlier_share
         self.augment = augment
         self.explanation = explanation
         self.gamma = gamma
@@ -221,8 +180,6 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.net_params = net_params
@@ -233,10 +190,37 @@ class DeepSAD(DistanceToCentre, OutlierTraining, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _make_criterion(self):
-        return SADLoss(self.eta)
+    @property
+    def center_(self) -> Floats:
+        """The centre c, ndarray of shape (n_outputs,)."""
+        return self.net_.module_.centre.cpu().numpy()
 
-    def _harmless_loss(self, net):
-        # What a network costs that gives 0 for all rows, too.
-        of_zeros = net.module_.centre.square().sum().item()
-        return max(of_zeros, super()._harmless_loss(net))
+    def _data(self, X, y=None, mask=None):
+        return labelled(super()._data(X), y)
+
+    def _parts(self, data, previous=None):
+        units, device = ScaledUnits.of(data, previous), Settings.of(self).device
+        exposure = find_exposure(
+            "DeepSAD", self.outliers, data, units, device, needed=False
+        )
+        return Parts(
+            centred_network(self.network, data.row_shape, self.n_outputs),
+            SADLoss(self.eta),
+            units,
+            exposure.batches(data, self.augment),
+            state={**units.state, "outliers_": exposure.names},
+            start=set_centre,
+            harmless_loss=_harmless_loss,
+        )
+
+    def _scoring(self, trained):
+        return distance_scoring(trained, self.explanation, self.gamma)
+
+    @property
+    def _ignores_constant_features(self):
+        return self.explanation == "lrp"  # such a column lies at its mean
+
+
+def _harmless_loss(net):
+    # A network whose outputs are all 0 is harmless, too.
+    return max(net.module_.centre.square().sum().item(), harmless_loss(net))

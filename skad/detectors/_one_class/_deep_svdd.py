@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from skad._typing import (
     BatchSize,
     Callbacks,
     Device,
+    Floats,
     ImageShape,
     NetParams,
     Network,
@@ -21,10 +22,18 @@ from skad._typing import (
     Seed,
 )
 from skad._warnings import warn
-from skad.neural._centre import DistanceToCentre
+from skad.detectors._one_class._centre import (
+    centred_network,
+    distance_scoring,
+    set_centre,
+)
+from skad.detectors._one_class._losses import SVDDLoss
+from skad.detectors._one_class._networks import NETWORK_CONSTRAINTS
+from skad.detectors._one_class._relevance import EXPLANATION_CONSTRAINTS
 from skad.neural._detector import NeuralDetector
-from skad.neural._losses import SVDDLoss
-from skad.neural._scaling import ScaledRows
+from skad.neural._parts import EarlyStopping, Parts
+from skad.neural._training import Settings
+from skad.neural._units import ScaledUnits
 
 __all__ = ["DeepSVDD"]
 
@@ -33,7 +42,7 @@ _COLLAPSED = 1e-3
 _WARM_UP = 0.1  # share of the steps before the soft boundary moves
 
 
-class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
+class DeepSVDD(NeuralDetector):
     r"""Train a network to map the rows near a centre; what it maps elsewhere is abnormal.
 
     The centre :math:`c` is the mean output :math:`\phi(x)` of the untrained network. The
@@ -70,52 +79,10 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         steps.
     nu : float in (0, 1), default=0.1
         Share of the training rows outside of the soft boundary.
-    explanation : {"lrp", "gradient"}, default="lrp"
-        ``"lrp"`` as above, with the :math:`z^B` rule at the pixels of images, and LRP-0
-        at the columns of tables. ``"gradient"`` shares the score out in proportion to
-        :math:`|\partial o / \partial x_i|`, by standardised columns of tables; nothing is
-        unattributed.
-    gamma : float, default=0.25
-        How much the :math:`\gamma` rule favours what speaks for a neuron.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
-    max_epochs : int, default=50
-        Passes over the training rows.
-    batch_size : int or "auto", default="auto"
-        Rows of a step. "auto" is a 64th of the rows, between 8 and 128.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    early_stopping : bool, default=False
-        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
-        take the weights of the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows that early stopping holds out.
-    patience : int, default=10
-        Epochs without progress that early stopping waits for.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights, and the centre, of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
-    net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__weight_decay": 1e-6}``,
-        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, batches and held-out rows. Global states are left alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+    [[explanation, gamma]]
+    [[lr, max_epochs, batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
+    [[net_params, device, contamination, false_alarm_rate, image_shape, random_state]]
+    [[verbose]]
 
     Attributes
     ----------
@@ -125,16 +92,7 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         The centre c.
     squared_radius_ : float
         :math:`\rho^2`; 0 for the one-class objective.
-    history_ : dict of str to list of float
-        Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss".
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[history_, offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -185,13 +143,11 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **DistanceToCentre._parameter_constraints,
-        "network": [StrOptions({"auto"}), callable],
-        "n_outputs": [Interval(Integral, 1, None, closed="left")],
+        **NETWORK_CONSTRAINTS,
+        **EXPLANATION_CONSTRAINTS,
         "objective": [StrOptions({"one-class", "soft-boundary"})],
         "nu": [Interval(Real, 0, 1, closed="neither")],
     }
-    _learned = (*NeuralDetector._learned, *ScaledRows._own_units, "squared_radius_")
 
     def __init__(
         self,
@@ -206,9 +162,7 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         max_epochs: int = 50,
         batch_size: BatchSize = "auto",
         lr_schedule: Schedule = "cosine",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        early_stopping: EarlyStopping | None = None,
         warm_start: bool = False,
         callbacks: Callbacks = None,
         net_params: NetParams = None,
@@ -230,8 +184,6 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.net_params = net_params
@@ -242,31 +194,55 @@ class DeepSVDD(DistanceToCentre, ScaledRows, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _train(self, X, y, *, go_on, epochs=None):
-        self.squared_radius_ = 0.0
-        super()._train(X, y, go_on=go_on, epochs=epochs)
-        scores = self._outlier_score(X)
+    @property
+    def center_(self) -> Floats:
+        """The centre c, ndarray of shape (n_outputs,)."""
+        return self.net_.module_.centre.cpu().numpy()
+
+    def _parts(self, data, previous=None):
+        units = ScaledUnits.of(data, previous)
+        warm_up = self._warm_up(len(data)) if previous is None else 0
+        return Parts(
+            centred_network(self.network, data.row_shape, self.n_outputs),
+            SVDDLoss(self.nu if self._is_soft else None, warm_up),
+            units,
+            state=units.state,
+            start=set_centre,
+            finish=self._judge,
+            harmless_loss=_loss_of_zeros,
+        )
+
+    def _warm_up(self, n):
+        steps = self.max_epochs * n // Settings.of(self).rows_a_step(n)
+        return int(_WARM_UP * steps)
+
+    def _judge(self, trained, data):
+        """Warn of a collapse, and return the radius of the training rows."""
+        scoring = distance_scoring(trained, self.explanation, self.gamma)
+        scores = trained.in_blocks(scoring.score, data.X)
         if scores.std() <= _COLLAPSED * scores.mean():
             warn(
-                f"The network has collapsed: the {len(X)} training rows are all "
+                f"The network has collapsed: the {len(data)} training rows are all "
                 f"{scores.mean():.3g} from the centre, give or take {scores.std():.3g}. "
                 "Take a network without biases, a smaller lr, or fewer epochs.",
                 ConvergenceWarning,
             )
-        if self.objective == "soft-boundary":
-            self.squared_radius_ = float(np.quantile(scores, 1 - self.nu))
+        radius = float(np.quantile(scores, 1 - self.nu)) if self._is_soft else 0.0
+        return {"squared_radius_": radius}
 
-    def _make_criterion(self):
-        return SVDDLoss(self.nu if self.objective == "soft-boundary" else None)
+    def _scoring(self, trained):
+        radius = trained.state["squared_radius_"]
+        return distance_scoring(trained, self.explanation, self.gamma, radius)
 
-    def _before_training(self, net, rows):
-        super()._before_training(net, rows)
-        steps = self.max_epochs * len(rows) // self._rows_a_step(len(rows))
-        net.criterion_.warm_up = int(_WARM_UP * steps)
+    @property
+    def _is_soft(self):
+        return self.objective == "soft-boundary"
 
-    def _harmless_loss(self, net):
-        # What a network costs that gives 0 for all rows.
-        return net.criterion_(-net.module_.centre[None], None, None).item()
+    @property
+    def _ignores_constant_features(self):
+        return self.explanation == "lrp"  # such a column lies at its mean
 
-    def _score_of(self, features):
-        return super()._score_of(features) - self.squared_radius_
+
+def _loss_of_zeros(net):
+    """Return the loss of a network whose outputs are all 0."""
+    return net.criterion_(-net.module_.centre[None], None, None).item()

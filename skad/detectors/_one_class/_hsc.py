@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Literal
 
 from torch.nn.functional import softplus
 
-from skad._sklearn import Interval, StrOptions
+from skad._sklearn import StrOptions
 from skad._typing import (
     Auto,
     BatchSize,
@@ -19,18 +18,36 @@ from skad._typing import (
     Schedule,
     Seed,
 )
+from skad.detectors._one_class._losses import (
+    ClassifierLoss,
+    HypersphereLoss,
+    harmless_loss,
+    pseudo_huber,
+)
+from skad.detectors._one_class._networks import (
+    NETWORK_CONSTRAINTS,
+    make_network,
+    n_outputs_of,
+)
+from skad.detectors._one_class._relevance import EXPLANATION_CONSTRAINTS, scoring_of
 from skad.neural._detector import NeuralDetector
-from skad.neural._losses import ClassifierLoss, HypersphereLoss, pseudo_huber
-from skad.neural._network_relevance import NetworkRelevance
-from skad.neural._one_class_networks import make_network, n_outputs_of
-from skad.neural._outlier_training import Augment, Outliers, OutlierTraining
+from skad.neural._outliers import (
+    OUTLIER_CONSTRAINTS,
+    Augment,
+    Outliers,
+    find_exposure,
+    labelled,
+)
+from skad.neural._parts import EarlyStopping, Parts
+from skad.neural._training import Settings
+from skad.neural._units import ScaledUnits
 
 __all__ = ["HSC"]
 
 _FOCUS = {"cross_entropy": 0.0, "focal": 2.0}
 
 
-class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
+class HSC(NeuralDetector):
     r"""Hypersphere classifier: normal rows near 0, anomalies far from it.
 
     The network's output :math:`z(x)` is the deviation from the centre, whose negative is
@@ -74,78 +91,23 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
         least, by uniform numbers from twice the range of the training rows. An array is a
         corpus of rows like X, for outlier exposure. A callable makes anomalies
         of normal rows: ``(X, rng) -> X'``, arrays in the units of X, with a
-        :class:`numpy.random.Generator`.
-    outlier_share : float in (0, 1), default=0.5
-        Probability with which a normal row of a batch gives its place to an anomaly.
-        Where there are several sources, labelled rows and `outliers`, each is as likely.
+        :class:`numpy.random.Generator`. An :class:`~skad.neural.OutlierExposure` says how
+        many of them there are, too.
     augment : callable or None, default=None
         Changes every batch before a step: from rows, a float32 tensor in [0, 1] of shape
         ``(n, C, H, W)`` for images (``(n, d)``, standardised, for tables), and None, to
         such a pair. :class:`skad.neural.Augmentation` is one.
-    explanation : {"lrp", "gradient"}, default="lrp"
-        ``"lrp"`` as above, with the :math:`z^B` rule at the pixels of images, and LRP-0
-        at the columns of tables. ``"gradient"`` shares the score out in proportion to
-        :math:`|\partial o / \partial x_i|`, by standardised columns of tables; nothing is
-        unattributed.
-        In images, this is the heat map that [1]_ compares FCDD with, before it is blurred.
-    gamma : float, default=0.25
-        How much the :math:`\gamma` rule favours what speaks for a neuron.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
-    max_epochs : int, default=50
-        Passes over the training rows.
-    batch_size : int or "auto", default="auto"
-        Rows of a step. "auto" is a 64th of the rows, between 8 and 128.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    early_stopping : bool, default=False
-        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
-        take the weights of the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows that early stopping holds out.
-    patience : int, default=10
-        Epochs without progress that early stopping waits for.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights, and the centre, of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
-    net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__weight_decay": 1e-6}``,
-        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, batches and held-out rows. Global states are left alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+    [[explanation, gamma]]
+    [[lr, max_epochs, batch_size, lr_schedule, early_stopping, warm_start, callbacks]]
+    [[net_params, device, contamination, false_alarm_rate, image_shape, random_state]]
+    [[verbose]]
 
     Attributes
     ----------
-    net_ : skorch.NeuralNet
-        The trained network.
-    outliers_ : tuple of str
-        The sources of anomalies: "labelled", "confetti", "uniform", "array", "callable".
-    history_ : dict of str to list of float
-        Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss".
+    [[net_, outliers_, history_]]
     offset_ : float
         Threshold on `score_samples`, by the rows that are not labelled -1.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -161,6 +123,11 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
     --------
     FCDD : The same loss, with a heat map for an output.
     DeepSAD : Labelled rows with a weight, beside unlabelled ones.
+
+    Notes
+    -----
+    Of images, relevance with ``explanation="gradient"`` is the heat map that [1]_ compares
+    FCDD with, before it is blurred.
 
     References
     ----------
@@ -181,13 +148,11 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **NetworkRelevance._parameter_constraints,
-        **OutlierTraining._parameter_constraints,
+        **NETWORK_CONSTRAINTS,
+        **EXPLANATION_CONSTRAINTS,
+        **OUTLIER_CONSTRAINTS,
         "loss": [StrOptions({"hypersphere", *_FOCUS})],
-        "network": [StrOptions({"auto"}), callable],
-        "n_outputs": [Interval(Integral, 1, None, closed="left")],
     }
-    _learned = (*NeuralDetector._learned, *OutlierTraining._learned_here)
 
     def __init__(
         self,
@@ -196,7 +161,6 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
         network: Network | Auto = "auto",
         n_outputs: int = 32,
         outliers: Outliers = "auto",
-        outlier_share: float = 0.5,
         augment: Augment = None,
         explanation: Literal["lrp", "gradient"] = "lrp",
         gamma: float = 0.25,
@@ -204,9 +168,7 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
         max_epochs: int = 50,
         batch_size: BatchSize = "auto",
         lr_schedule: Schedule = "cosine",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        early_stopping: EarlyStopping | None = None,
         warm_start: bool = False,
         callbacks: Callbacks = None,
         net_params: NetParams = None,
@@ -221,7 +183,6 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
         self.network = network
         self.n_outputs = n_outputs
         self.outliers = outliers
-        self.outlier_share = outlier_share
         self.augment = augment
         self.explanation = explanation
         self.gamma = gamma
@@ -230,8 +191,6 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.net_params = net_params
@@ -242,10 +201,25 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _make_module(self):
+    def _data(self, X, y=None, mask=None):
+        return labelled(super()._data(X), y)
+
+    def _parts(self, data, previous=None):
+        units, device = ScaledUnits.of(data, previous), Settings.of(self).device
+        exposure = find_exposure("HSC", self.outliers, data, units, device)
+        return Parts(
+            self._network(data.row_shape),
+            ClassifierLoss(_FOCUS[self.loss]) if self._classifies else HypersphereLoss(),
+            units,
+            exposure.batches(data, self.augment),
+            state={**units.state, "outliers_": exposure.names},
+            harmless_loss=harmless_loss,
+        )
+
+    def _network(self, row_shape):
         n_outputs = 1 if self._classifies else self.n_outputs
-        net = make_network(self.network, self._row_shape, n_outputs, bias=True)
-        found = n_outputs_of(net, self._row_shape)
+        net = make_network(self.network, row_shape, n_outputs, bias=True)
+        found = n_outputs_of(net, row_shape)
         if self._classifies and found != 1:
             raise ValueError(
                 f'loss="{self.loss}" needs a network that gives one number a row, the '
@@ -253,25 +227,35 @@ class HSC(NetworkRelevance, OutlierTraining, NeuralDetector):
             )
         return net
 
-    def _make_criterion(self):
-        return ClassifierLoss(_FOCUS[self.loss]) if self._classifies else HypersphereLoss()
+    def _scoring(self, trained):
+        score, top = _hypersphere_score, _hypersphere_top
+        if self._classifies:
+            score, top = _classifier_score, _classifier_top
+        given = {"explanation": self.explanation, "gamma": self.gamma}
+        return scoring_of(trained, trained.module, score, top, **given)
 
     @property
     def _classifies(self):
         return self.loss in _FOCUS
 
     @property
-    def _feature_net(self):
-        return self.net_.module_
+    def _ignores_constant_features(self):
+        return self.explanation == "lrp"  # such a column lies at its mean
 
-    def _score_of(self, features):
-        if self._classifies:
-            return softplus(features[:, 0].double(), threshold=40)
-        return pseudo_huber(features.square().sum(dim=1))
 
-    def _top(self, features):
-        if self._classifies:
-            return features[:, 0]
-        squared = features.square().sum(dim=1, keepdim=True)
-        c = features / ((squared + 1).sqrt() + 1)
-        return (features * c.detach()).sum(dim=1)
+def _classifier_score(features):
+    return softplus(features[:, 0].double(), threshold=40)
+
+
+def _classifier_top(features):
+    return features[:, 0]
+
+
+def _hypersphere_score(features):
+    return pseudo_huber(features.square().sum(dim=1))
+
+
+def _hypersphere_top(features):
+    squared = features.square().sum(dim=1, keepdim=True)
+    c = features / ((squared + 1).sqrt() + 1)
+    return (features * c.detach()).sum(dim=1)

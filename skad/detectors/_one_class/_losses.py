@@ -12,9 +12,9 @@ from torch.nn.functional import softplus
 __all__ = [
     "ClassifierLoss",
     "HypersphereLoss",
-    "MapLoss",
     "SADLoss",
     "SVDDLoss",
+    "harmless_loss",
     "log_one_minus_exp",
     "pseudo_huber",
 ]
@@ -23,10 +23,19 @@ __all__ = [
 _LEAST = 1e-30
 # Deep SAD's: keeps 1 / d finite.
 _SAD_EPSILON = 1e-6
+_HARMLESS = 10.0
+
+
+def harmless_loss(net):
+    """Return a loss of training on anomalies that is no sign of divergence.
+
+    A single anomaly near the centre may cost as much.
+    """
+    return _HARMLESS
 
 
 def pseudo_huber(squared):
-    """Give ``sqrt(s + 1) - 1`` of squared distances s, without cancellation."""
+    """Return ``sqrt(s + 1) - 1`` of squared distances s, without cancellation."""
     return squared / ((squared + 1).sqrt() + 1)
 
 
@@ -44,7 +53,7 @@ class _LogOneMinusExp(torch.autograd.Function):
 
 
 def log_one_minus_exp(a):
-    """Give ``log(1 - exp(-a))`` for a >= 0, with value and gradient exact near 0."""
+    """Return ``log(1 - exp(-a))`` for a >= 0, with value and gradient exact near 0."""
     return _LogOneMinusExp.apply(a.clamp(min=_LEAST))
 
 
@@ -57,7 +66,7 @@ class HypersphereLoss(nn.Module):
     """Hypersphere classifier (FCDD paper, eq. 1) with the pseudo-Huber distance."""
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, D), the deviations."""
+        """Return the mean loss; `output` is (n, D), the deviations."""
         distance = pseudo_huber(output.square().sum(dim=1))
         return _per_row(y.label < 0, distance).mean()
 
@@ -77,7 +86,7 @@ class ClassifierLoss(nn.Module):
         self.focus = focus
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, 1), the logits."""
+        """Return the mean loss; `output` is (n, 1), the logits."""
         logit = output[:, 0]
         terms = softplus(torch.where(y.label < 0, -logit, logit))
         if self.focus:
@@ -99,7 +108,7 @@ class SADLoss(nn.Module):
         self.eta = eta
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, D), the deviations."""
+        """Return the mean loss; `output` is (n, D), the deviations."""
         distance = output.square().sum(dim=1)
         labelled = self.eta * (distance + _SAD_EPSILON).pow(y.label)
         return torch.where(y.label == 0, distance, labelled).mean()
@@ -122,7 +131,7 @@ class SVDDLoss(nn.Module):
         self.register_buffer("squared_radius", torch.zeros(()))
 
     def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, D), the deviations."""
+        """Return the mean loss; `output` is (n, D), the deviations."""
         distance = output.square().sum(dim=1)
         if self.nu is None:
             return distance.mean()
@@ -135,36 +144,3 @@ class SVDDLoss(nn.Module):
         self.steps += 1
         if self.steps > self.warm_up:
             self.squared_radius.copy_(distance.quantile(1 - self.nu))
-
-
-class MapLoss(nn.Module):
-    """FCDD's objectives on the map A of pseudo-Huber deviations.
-
-    Where the rows come with masks, objective (3); else (2), per row.
-
-    Parameters
-    ----------
-    upsampling : GaussianUpsampling or None
-        From the map to the pixels, for masks; rows of its matrices sum to 1.
-    """
-
-    def __init__(self, upsampling=None):
-        super().__init__()
-        self.upsampling = upsampling
-
-    def forward(self, output, batch, y):
-        """Give the mean loss; `output` is (n, 1, u, v), the deviations."""
-        heat = pseudo_huber(output.square())
-        if y.mask is None:
-            return _per_row(y.label < 0, heat.flatten(1).mean(dim=1)).mean()
-        return self._by_pixel(heat[:, 0], y.mask[:, 0].to(heat.dtype))
-
-    def _by_pixel(self, heat, mask):
-        # sum_j Y_j A'_j = <K' Y K, A>: the masks go down in place of the maps going up.
-        n_pixels = mask[0].numel()
-        inside = self.upsampling.adjoint(mask) / n_pixels
-        everywhere = self.upsampling.adjoint(torch.ones_like(mask[:1])) / n_pixels
-        normal = (heat * (everywhere - inside)).flatten(1).sum(dim=1)
-        anomalous = (heat * inside).flatten(1).sum(dim=1)
-        has_mask = mask.flatten(1).any(dim=1)
-        return (normal - torch.where(has_mask, log_one_minus_exp(anomalous), 0)).mean()

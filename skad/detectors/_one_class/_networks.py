@@ -2,15 +2,19 @@
 
 from itertools import pairwise
 from math import ceil, log2, prod
+from numbers import Integral
 
-import torch
 from torch import nn
 
-from skad.neural._features import make_module
-from skad.neural._scaling import FeatureNet, Scaling
+from skad._sklearn import Interval, StrOptions
+from skad.neural._feature_net import FeatureNet, Scaling, make_module, output_of
 
-__all__ = ["make_network", "n_outputs_of"]
+__all__ = ["NETWORK_CONSTRAINTS", "make_network", "n_outputs_of"]
 
+NETWORK_CONSTRAINTS = {
+    "network": [StrOptions({"auto"}), callable],
+    "n_outputs": [Interval(Integral, 1, None, closed="left")],
+}
 _SMALLEST_MAP = 7  # pixels a side that pooling goes down to, as LeNet's on MNIST
 _CHANNELS = (16, 32, 64, 64)  # of the first, second, ... convolution; the last repeats
 _HIDDEN = (128, 64)  # of a table's network
@@ -18,7 +22,7 @@ _CORNER = 3.0  # standard deviations of a column below its mean, where 0 is
 
 
 def make_network(network, row_shape, n_outputs, *, bias):
-    """Give a `FeatureNet` from rows to points.
+    """Return a `FeatureNet` from rows to points.
 
     Parameters
     ----------
@@ -34,24 +38,16 @@ def make_network(network, row_shape, n_outputs, *, bias):
     if isinstance(network, str):
         layers = nn.Sequential(*_layers(row_shape, n_outputs, bias))
         if len(row_shape) == 1 and not bias:
-            # Such a network keeps 0 at 0, which must not be where the rows are.
+            # Such a network maps 0 to 0, which must not be where the rows are.
             return FeatureNet(layers, Scaling(mean=-_CORNER))
     else:
         layers = make_module(network, row_shape).requires_grad_(True)
-    net = layers if isinstance(layers, FeatureNet) else FeatureNet(layers)
-    return net
+    return layers if isinstance(layers, FeatureNet) else FeatureNet(layers)
 
 
 def n_outputs_of(net, row_shape):
     """Count the features that a network gives; raise if it can't take the rows."""
-    try:
-        with torch.no_grad():
-            rows = torch.zeros((2, *row_shape), dtype=torch.float32)
-            return net.float().eval()(rows).shape[1]
-    except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"The network fails on rows of shape {row_shape}: {error}"
-        ) from error
+    return output_of(net, row_shape).shape[1]
 
 
 def _layers(row_shape, n_outputs, bias):
