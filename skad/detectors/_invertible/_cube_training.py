@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from skorch import NeuralNet
 
 from skad._typing import AnyArray, Floats
 from skad._warnings import warn
@@ -46,7 +45,7 @@ def hold_out(X: Any, share: float, least: int) -> tuple[Any, AnyArray]:
     return (X[np.sort(order[n_aside:])] if n_aside else X), aside
 
 
-def scale_to_the_cube(net: NeuralNet, rows: Any) -> None:
+def scale_to_the_cube(net: Any, rows: Any) -> None:
     """Scale new networks, by the rows that train.
 
     The median row starts as far out as samples of the cube are on average.
@@ -90,7 +89,7 @@ class CubeTraining:
     aside: AnyArray
     max_refits: int
 
-    def __call__(self, training: Training) -> tuple[NeuralNet, dict[str, Any]]:
+    def __call__(self, training: Training) -> tuple[Any, dict[str, Any]]:
         """Train, and warn of networks that were fitted badly."""
         net = training.begin()
         before = len(net.history)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from skorch import NeuralNet
 
 from skad._typing import Bools, Floats
 from skad.neural._units import Units, tensor_of
@@ -22,12 +21,12 @@ _WORST_ROUND_TRIP, _WORST_NORM = 1e-3, 50.0
 _SAMPLES = 1000
 
 
-def measure(net: NeuralNet, rows: Any, aside: Any, units: Units) -> Floats:
+def measure(net: Any, rows: Any, aside: Any, units: Units) -> Floats:
     """Measure how well each network was fitted.
 
     Parameters
     ----------
-    net : NeuralNet
+    net : skorch.NeuralNet
         Of a `CubeNet`.
     rows : tensor or PreparedRows
         The rows that trained, prepared.
