@@ -195,24 +195,32 @@ def from_the_mean(iocn, X):
 
 def path_integral(detector, X, start, n_nodes):
     """Integrate gradients of the score along lines, by the midpoint rule."""
-    score = ByAutograd(detector._score_block, detector._row_shape)
-    end, start = detector._units_of(X), detector._units_of(start)
+    score, prepare = differentiable(detector)
+    end, start = prepare(X), prepare(start)
     times = (torch.arange(n_nodes) + 0.5) / n_nodes
     mean = sum(score.gradient(start + t * (end - start)) for t in times) / n_nodes
     return ((end - start) * mean).numpy()
 
 
 def gradient(iocn, X):
-    score = ByAutograd(iocn._score_block, iocn._row_shape)
-    return score.gradient(iocn._units_of(X)).abs().numpy()
+    score, prepare = differentiable(iocn)
+    return score.gradient(prepare(X)).abs().numpy()
+
+
+def differentiable(detector):
+    """Return the score of rows in the networks' units, and what brings rows to these."""
+    trained = detector._trained
+    score = ByAutograd(detector._scoring(trained).score, trained.units.row_shape)
+    return score, lambda X: trained.units.prepare(X).double()
 
 
 def completeness(detector, X):
     """Errors of the sum of relevance, with and without the correction, of the score."""
     scores, u = -detector.score_samples(X), detector.unattributed(X)
     scale = np.maximum(abs(scores - u), 1e-3)
-    k = detector.n_references
-    references = detector.references_[detector._nearest(X)]
+    k, prepare = detector.n_references, differentiable(detector)[1]
+    search = NearestNeighbors(n_neighbors=k).fit(prepare(detector.references_))
+    references = detector.references_[near(search, prepare(X))]
     raw = np.mean(
         [path_integral(detector, X, references[:, j], N_NODES) for j in range(k)], axis=0
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from inspect import cleandoc
 from textwrap import indent
 
 __all__ = ["filled"]
@@ -29,7 +28,7 @@ def filled(docstring: str | None) -> str | None:
 
 def _texts(names):
     texts = (_TEXTS[name.strip()] for name in names.split(","))
-    return "".join(indent(cleandoc(text), "    ") + "\n" for text in texts)
+    return "".join(indent(text, "    ") + "\n" for text in texts)
 
 
 _PARAMETERS = r"""
@@ -85,6 +84,16 @@ false_alarm_rate : float in (0, 0.5] or None, default=None
 image_shape : tuple or None, default=None
     ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
 
+noise : float, default=0.2
+    Standard deviation of the noise that is added to rows in training, in units of what the
+    network sees.
+
+clamp : float, default=2.0
+    Bound of the logarithms of the scales in a block.
+
+n_references : int, default=8
+    Training rows that a row is explained against. It may be set after `fit`.
+
 random_state : int, RandomState instance or None, default=None
     Seeds weights, batches and held-out rows. Global states are left alone.
 
@@ -96,6 +105,9 @@ net_ : skorch.NeuralNet
 
 history_ : dict of str to list of float
     Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss".
+
+references_ : ndarray of shape (n_rows, d)
+    Up to 2,000 training rows, of the last call, of the half that scores lowest.
 
 outliers_ : tuple of str
     The sources of anomalies: "labelled", "confetti", "uniform", "array", "callable".

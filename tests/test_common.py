@@ -46,7 +46,7 @@ from skad import (
     NormalizingFlow,
     PyODDetector,
 )
-from skad.neural import FeatureNet, fit_features
+from skad.neural import EarlyStopping, FeatureNet, fit_features
 from skad.testing import check_detector, detector_checks
 
 FOREST = IsolationForest(n_estimators=10, random_state=0)
@@ -99,7 +99,7 @@ DETECTORS = [
     IOCN(**SMALL, distance="data", held_out=0.0, false_alarm_rate=0.1),
     IOCN(**SMALL, preprocessing="sphere", pull="p_norm"),
     NormalizingFlow(**SMALL),
-    NormalizingFlow(**SMALL, early_stopping=True, false_alarm_rate=0.1),
+    NormalizingFlow(**SMALL, early_stopping=EarlyStopping(), false_alarm_rate=0.1),
     InlierTraining(KDE()),
     InlierTraining(make_pipeline(StandardScaler(), KDE())),
     InlierTraining(FOREST),

@@ -78,7 +78,7 @@ def test_there_are_docstrings_of_every_kind():
         "skad.detectors._kde._detector.KDE.predict",
         "skad.explanation.explain",
         "skad.model_selection.InlierTraining.score_samples",
-        "skad.neural._invertible_detector.InvertibleDetector.member_scores",
+        "skad.detectors._invertible._iocn.IOCN.member_scores",
         "skad._linear_map.LinearMap.inverse",
         "skad.plotting._views.ViewsDisplay.from_estimator",
     }

@@ -8,16 +8,20 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 
-from skad.neural import InvertibleNet
-from skad.neural._cube import cube_distance, geometric_mean, row_distance
-from skad.neural._invertible_training import (
+from skad.detectors._invertible._cube import (
+    cube_distance,
+    geometric_mean,
+    row_distance,
+)
+from skad.detectors._invertible._losses import (
     PULLS,
     CubeNet,
     DensityNet,
     Likelihood,
-    MemberAdam,
     PullAndPush,
 )
+from skad.detectors._invertible._member_adam import MemberAdam
+from skad.neural import InvertibleNet
 
 
 def make_net(d, n_members=2, seed=0, strength=0.5, **params):

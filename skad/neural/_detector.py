@@ -375,8 +375,9 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
         batches = parts.batches or Batches(data.X)
         units = parts.units or Units(data.row_shape, data.image_shape)
         rows = training_rows(batches.rows, units, settings.device)
+        whole = previous is None and epochs is None
         epochs = epochs or batches.epochs or self.max_epochs
-        return Training(settings, parts, batches, rows, seed, previous, epochs)
+        return Training(settings, parts, batches, rows, seed, previous, epochs, whole)
 
     def _settings(self, parts):
         return Settings.of(self, parts.net_params)

@@ -161,6 +161,9 @@ class Training:
     previous : Trained or None
         What the training goes on from.
     epochs : int
+    whole : bool
+        Whether this is a fit from the start: neither one that goes on, nor an epoch of
+        `partial_fit`.
     """
 
     settings: Settings
@@ -170,6 +173,7 @@ class Training:
     seed: int
     previous: Trained | None
     epochs: int
+    whole: bool
 
     def begin(self, module: nn.Module | None = None, lr: float | None = None) -> NeuralNet:
         """Return a net that starts, or goes on from the previous one.

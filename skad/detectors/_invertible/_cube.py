@@ -4,17 +4,17 @@ import torch
 
 __all__ = ["DISTANCES", "geometric_mean", "latent_distance", "row_distance"]
 
-# Below, a radius counts as this, so that one network's centre does not make a row normal.
+# The least radius that counts: a row at the centre of one network is not normal by that.
 _LEAST_RADIUS = 1e-2
 
 
 def latent_distance(net, x):
-    """Give the signed distance of z to the cube, by member: (n_members, n)."""
+    """Return the signed distance of z to the cube, by member: (n_members, n)."""
     return cube_distance(net(x))
 
 
 def row_distance(net, x):
-    """Give the distance of rows to what clipped z is mapped back to, by member.
+    """Return the distance of rows to what clipped z is mapped back to, by member.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ DISTANCES = {"latent": latent_distance, "data": row_distance}
 
 
 def cube_distance(z):
-    r"""Signed distance to the surface of the cube [-1, 1]^d (IOCN, equations 2 to 4).
+    r"""Return the signed distance to the cube [-1, 1]^d (IOCN, equations 2 to 4).
 
     .. math::
 
@@ -59,7 +59,7 @@ def cube_distance(z):
     Examples
     --------
     >>> import torch
-    >>> from skad.neural._cube import cube_distance
+    >>> from skad.detectors._invertible._cube import cube_distance
     >>> cube_distance(torch.tensor([[0.5, -0.25], [3.0, -1.5], [0.0, 1.0]]))
     tensor([-0.5000,  2.5000,  0.0000])
     """
@@ -68,13 +68,13 @@ def cube_distance(z):
 
 
 def geometric_mean(scores):
-    r"""Make one signed distance of those of several networks.
+    r"""Combine the signed distances of several networks into one.
 
     .. math:: s = \Bigl(\prod_{m=1}^M (1 + s_m)\Bigr)^{1/M} - 1
 
     Within a cube, ``1 + s`` is the radius of the cube that a row lies on. The geometric
-    mean is not ruled by one network that sees a row very far off. The score of one
-    network is its own.
+    mean is not dominated by one network for which a row is very far off. With one network
+    it is its distance.
 
     Parameters
     ----------

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 from typing import Literal
 
+from skad._sklearn import check_parameters
 from skad._typing import (
     Auto,
     BatchSize,
     Callbacks,
     Device,
+    Floats,
     ImageShape,
     NetParams,
+    Rows,
     Schedule,
     Seed,
 )
-from skad.neural._detector import NeuralDetector
-from skad.neural._invertible_detector import InvertibleDetector
-from skad.neural._invertible_training import (
+from skad.detectors._invertible._losses import (
     DensityNet,
     Likelihood,
-    MemberAdam,
     negative_log_likelihood,
 )
+from skad.detectors._invertible._member_adam import MemberAdam
+from skad.detectors._invertible._references import rows_that_score_low, scoring_of
+from skad.detectors._invertible._shared import (
+    CONSTRAINTS,
+    bounded,
+    make_batches,
+    make_net,
+    with_member_adam,
+)
+from skad.detectors._invertible._units import DirectedUnits
+from skad.neural._blocks import block_rows
+from skad.neural._detector import NeuralDetector
+from skad.neural._parts import EarlyStopping, Parts
 
 __all__ = ["NormalizingFlow"]
 
 
-class NormalizingFlow(InvertibleDetector, NeuralDetector):
-    r"""Give each row its likelihood under a normalizing flow; what is unlikely is abnormal.
+class NormalizingFlow(NeuralDetector):
+    r"""Score each row by its likelihood under a normalizing flow; unlikely is abnormal.
 
     An invertible network :math:`z(x)` is trained so that normal rows have a standard
     normal z, by the likelihood of the rows [1]_, which is the outlier score:
@@ -56,73 +69,28 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
     preprocessing : {"standardize", "sphere"}, default="standardize"
         What the network sees: columns with mean 0 and variance 1. "sphere" first scales
         rows to length 1, as the paper does: the length of a row then does not count.
-    noise : float, default=0.2
-        Standard deviation of the noise that is added to rows in training, in units of
-        what the network sees.
-    clamp : float, default=2.0
-        Bound of the logarithms of the scales in a block.
-    n_references : int, default=8
-        Training rows that a row is explained against. It may be set after `fit`.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
+    [[noise, clamp, n_references, lr]]
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. "auto" makes 1,000 steps, in whole passes.
     batch_size : int or "auto", default="auto"
         Rows of a step. "auto" is 256 at most, and steps of one size.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    early_stopping : bool, default=False
-        Stop when the loss of held-out rows has not fallen for `patience` epochs, and
-        take the weights of the best epoch.
-    validation_fraction : float in (0, 1), default=0.1
-        Share of the rows that early stopping holds out.
-    patience : int, default=10
-        Epochs without progress that early stopping waits for.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
-    net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__max_norm": 0.5}``,
-        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
+    [[lr_schedule, early_stopping, warm_start, callbacks, net_params, device]]
+    [[contamination, false_alarm_rate]]
     image_shape : tuple or None, default=None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images. The networks see images
         as rows of pixels.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, rotations, batches, noise and held-out rows. Global states are
-        left alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+    [[random_state, verbose]]
 
     Attributes
     ----------
     net_ : skorch.NeuralNet
         The trained networks; ``net_.module_.net`` is the
         :class:`skad.neural.InvertibleNet`, which maps rows in its units.
-    references_ : ndarray of shape (n_rows, d)
-        Up to 2,000 training rows, of the last call, of the half that scores lowest.
+    [[references_]]
     history_ : dict of str to list of float
         Mean losses by epoch, "train_loss" and, with early stopping, "valid_loss": nats a
         row.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -165,9 +133,8 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **InvertibleDetector._parameter_constraints,
+        **CONSTRAINTS,
     }
-    _learned = (*NeuralDetector._learned, *InvertibleDetector._learned_here)
 
     def __init__(
         self,
@@ -183,9 +150,7 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
         max_epochs: int | Auto = "auto",
         batch_size: BatchSize = "auto",
         lr_schedule: Schedule = "cosine",
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        early_stopping: EarlyStopping | None = None,
         warm_start: bool = False,
         callbacks: Callbacks = None,
         net_params: NetParams = None,
@@ -208,8 +173,6 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
         self.batch_size = batch_size
         self.lr_schedule = lr_schedule
         self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.patience = patience
         self.warm_start = warm_start
         self.callbacks = callbacks
         self.net_params = net_params
@@ -220,23 +183,75 @@ class NormalizingFlow(InvertibleDetector, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _make_module(self):
-        return DensityNet(self._invertible_net())
+    def member_scores(self, X: Rows) -> Floats:
+        """Score rows by each network alone.
 
-    def _make_criterion(self):
-        return Likelihood()
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to score.
+
+        Returns
+        -------
+        scores : ndarray of shape (n, n_members), float64
+            Outlier scores, higher is more abnormal.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
+        """
+        X, score = self._validate(X), self._score_of_members(self._trained)
+        rows = block_rows(self.n_features_in_)
+        return self._trained.in_blocks(lambda batch: score(batch).T, X, rows)
+
+    # Training.
+
+    def _parts(self, data, previous=None):
+        on_sphere = self.preprocessing == "sphere"
+        units = DirectedUnits.of(data, previous, on_sphere=on_sphere)
+        net_params = with_member_adam(self.net_params)
+        if net_params["optimizer"] is MemberAdam:
+            # Adam's own: small gradients may make large steps in a likelihood.
+            net_params.setdefault("optimizer__eps", 1e-8)
+        return Parts(
+            DensityNet(make_net(self, units.n_features)),
+            Likelihood(),
+            units,
+            make_batches(self, data.X),
+            units.state,
+            finish=self._keep_references,
+            net_params=net_params,
+        )
+
+    def _keep_references(self, trained, data):
+        scoring = self._scoring(trained)
+        return {"references_": rows_that_score_low(trained, scoring, data.X)}
+
+    # Score and explanation.
+
+    def _scoring(self, trained):
+        check_parameters(self, "n_references")
+        score = self._score_of_members(trained)
+        return scoring_of(
+            trained, lambda batch: score(batch).mean(dim=0), self.n_references
+        )
+
+    def _score_of_members(self, trained):
+        """Return what scores a tensor of rows by each network, (n_members, n)."""
+        net = trained.module.net
+
+        def score(batch):
+            z, log_det = net(batch, log_det=True)
+            return bounded(negative_log_likelihood(z.double(), log_det))
+
+        return score
 
     @property
-    def _params_of_net(self):
-        params = super()._params_of_net
-        if params["optimizer"] is MemberAdam:
-            # Adam's own: a likelihood does not mind the steps that small gradients make.
-            params.setdefault("optimizer__eps", 1e-8)
-        return params
+    def _row_shape(self):
+        return (self.n_features_in_,)  # of images too
 
-    def _member_scores(self, batch):
-        z, log_det = self._net(batch, log_det=True)
-        return negative_log_likelihood(z.double(), log_det)
-
-    def _pool(self, scores):
-        return scores.mean(dim=0)
+    @property
+    def _ignores_constant_features(self):
+        # On the sphere, the share of a constant feature in the length of a row varies.
+        return self.preprocessing != "sphere"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from skad._sklearn import StrOptions, check_parameters
+from skad._sklearn import Interval, StrOptions, check_parameters
 from skad._typing import (
     Auto,
     BatchSize,
@@ -21,18 +22,32 @@ from skad._typing import (
     Schedule,
     Seed,
 )
-from skad.neural._cube import DISTANCES, geometric_mean
-from skad.neural._cube_training import CubeTraining
+from skad.detectors._invertible._counterfactual import Counterfactuals
+from skad.detectors._invertible._cube import DISTANCES, geometric_mean
+from skad.detectors._invertible._cube_training import (
+    CubeTraining,
+    hold_out,
+    scale_to_the_cube,
+)
+from skad.detectors._invertible._health import FIGURES
+from skad.detectors._invertible._losses import PULLS, CubeNet, PullAndPush
+from skad.detectors._invertible._references import rows_that_score_low, scoring_of
+from skad.detectors._invertible._shared import (
+    CONSTRAINTS,
+    bounded,
+    make_batches,
+    make_net,
+    with_member_adam,
+)
+from skad.detectors._invertible._units import DirectedUnits
+from skad.neural._blocks import block_rows
 from skad.neural._detector import NeuralDetector
+from skad.neural._parts import Parts
 
 __all__ = ["IOCN"]
 
-_JUST_INSIDE = 1 - 1e-4
-_HALVINGS = 12
-_ROUNDING = 1e-5
 
-
-class IOCN(CubeTraining, NeuralDetector):
+class IOCN(NeuralDetector):
     r"""Map normal rows onto a cube by invertible networks; what lands outside is abnormal.
 
     An invertible network :math:`z(x)` is trained so that normal rows fill the cube
@@ -85,53 +100,24 @@ class IOCN(CubeTraining, NeuralDetector):
     preprocessing : {"standardize", "sphere"}, default="standardize"
         What the network sees: columns with mean 0 and variance 1. "sphere" first scales
         rows to length 1, as the paper does: the length of a row then does not count.
-    noise : float, default=0.2
-        Standard deviation of the noise that is added to rows in training, in units of
-        what the network sees.
-    clamp : float, default=2.0
-        Bound of the logarithms of the scales in a block.
+    [[noise, clamp]]
     held_out : float in [0, 1), default=0.1
         Share of the rows that do not train, for `diagnostics_`.
     max_refits : int, default=2
         How often networks that were fitted badly are trained again, each time with a
         third of the learning rate.
-    n_references : int, default=8
-        Training rows that a row is explained against. It may be set after `fit`.
-    lr : float, default=1e-3
-        Learning rate of the optimiser, Adam.
+    [[n_references, lr]]
     max_epochs : int or "auto", default="auto"
         Passes over the training rows. "auto" makes 1,000 steps, in whole passes.
     batch_size : int or "auto", default="auto"
         Rows of a step, and as many samples of the cube. "auto" is 256 at most, and steps
         of one size.
-    lr_schedule : {None, "cosine", "onecycle"}, default="cosine"
-        How the learning rate changes within a fit: not; falling to 0; rising, then
-        falling to 0.
-    warm_start : bool, default=False
-        Let `fit` go on from the weights of the last fit.
-    callbacks : list or None, default=None
-        Callbacks of skorch.
-    net_params : dict or None, default=None
-        Further parameters of :class:`skorch.NeuralNet`, such as
-        ``{"optimizer__max_norm": 0.5}``,
-        or an ``"accelerator"``, as :class:`~skad.neural.NeuralDetector` says.
-    device : str, default="auto"
-        Where to train and score; "auto" is a GPU where there is one.
-    contamination : float in (0, 0.5] or None, default=None
-        Share of the training rows that `predict` flags. None is 0.1, unless
-        `false_alarm_rate` is given.
-    false_alarm_rate : float in (0, 0.5] or None, default=None
-        Where `contamination` is None: share of fresh normal rows that `predict` flags, if
-        the training rows are normal. The threshold is then a quantile of cross-fitted
-        scores, which takes five more fits.
+    [[lr_schedule, warm_start, callbacks, net_params, device, contamination]]
+    [[false_alarm_rate]]
     image_shape : tuple or None, default=None
         ``(H, W)`` or ``(C, H, W)`` of flat rows that are images. The networks see images
         as rows of pixels.
-    random_state : int, RandomState instance or None, default=None
-        Seeds weights, rotations, batches, noise and samples. Global states are left
-        alone.
-    verbose : int, default=0
-        1: a progress bar, one step an epoch. 2: skorch's table, and a bar in each epoch.
+    [[random_state, verbose]]
 
     Attributes
     ----------
@@ -145,19 +131,11 @@ class IOCN(CubeTraining, NeuralDetector):
         steps, before clipping (below 10); "inside" and "inside_held_out", the shares of up
         to 1,000 rows that trained, and that did not, within the cube. And "refitted", how
         many networks have been trained again.
-    references_ : ndarray of shape (n_rows, d)
-        Up to 2,000 training rows, of the last call, of the half that scores lowest.
+    [[references_]]
     history_ : dict of str to list of float
         "train_loss", mean losses by epoch: 0 at the optimum, but 0 elsewhere too, and
         negative where rows have too little room. It is no measure of the fit.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -182,9 +160,9 @@ class IOCN(CubeTraining, NeuralDetector):
     The paper leaves the training open. Here it is: networks start as rotations, scaled so
     that the median row is as far from the origin as samples of the cube are; 1,000 steps of
     Adam, whose `eps` is so large that small gradients make small steps (with Adam's own,
-    two separate clusters drive some networks apart); gradients clipped to norm 1; and a
-    rate that falls to 0. There is no early stopping, since the loss is no measure of the
-    fit.
+    two separate clusters drive some networks apart); gradients clipped to norm 1 (set by
+    ``net_params={"optimizer__max_norm": 1.0}``); and a rate that falls to 0. There is no
+    early stopping, since the loss is no measure of the fit.
 
     The region is connected, whatever the data: between clusters there are bridges, thin
     from three features on. One feature has one interval. How many normal rows lie within
@@ -217,10 +195,12 @@ class IOCN(CubeTraining, NeuralDetector):
 
     _parameter_constraints = {
         **NeuralDetector._parameter_constraints,
-        **CubeTraining._parameter_constraints,
+        **CONSTRAINTS,
+        "pull": [StrOptions(set(PULLS)), callable],
         "distance": [StrOptions(set(DISTANCES))],
+        "held_out": [Interval(Real, 0, 1, closed="left")],
+        "max_refits": [Interval(Integral, 0, None, closed="left")],
     }
-    _learned = (*NeuralDetector._learned, *CubeTraining._learned_here)
 
     def __init__(
         self,
@@ -275,23 +255,47 @@ class IOCN(CubeTraining, NeuralDetector):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _member_scores(self, batch):
-        check_parameters(self, "distance")
-        return DISTANCES[self.distance](self._net, batch)
+    @property
+    def diagnostics_(self) -> dict[str, Any]:
+        """How well each network was fitted: arrays of shape (n_members,), by name."""
+        if not hasattr(self, "net_"):
+            raise AttributeError(
+                f"This {type(self).__name__} has no diagnostics_: not fitted."
+            )
+        state = self._trained.state
+        figures = dict(zip(FIGURES, state["health"], strict=True))
+        return {"refitted": state["n_refitted"], **figures}
 
-    def _pool(self, scores):
-        return geometric_mean(scores)
+    def member_scores(self, X: Rows) -> Floats:
+        """Score rows by each network alone.
 
-    # The normal row instead.
+        Parameters
+        ----------
+        X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
+            Rows to score.
+
+        Returns
+        -------
+        scores : ndarray of shape (n, n_members), float64
+            Outlier scores, higher is more abnormal.
+
+        Raises
+        ------
+        ValueError
+            As `score_samples`.
+        """
+        X, score = self._validate(X), self._score_of_members(self._trained)
+        rows = block_rows(self.n_features_in_)
+        return self._trained.in_blocks(lambda batch: score(batch).T, X, rows)
 
     def counterfactual(self, X: Rows) -> Floats:
-        r"""Give a normal row instead of each abnormal one: z clipped to the cube.
+        r"""Return a normal row instead of each abnormal one: z clipped to the cube.
 
-        Only an invertible network can: :math:`z^{-1}(\mathrm{clip}(z(x), -1, 1))`. Where
-        other networks take that for abnormal, it goes, on a straight line in z, so far back
-        to the nearest normal row of `references_` that all of them together do not. Of the
-        rows of all networks, that which is nearest to x, in the units that the networks
-        see, is given.
+        It is :math:`z^{-1}(\mathrm{clip}(z(x), -1, 1))`, which takes an invertible network.
+        Where the other networks score that row as abnormal, it moves back, on a straight
+        line in z, towards the nearest normal row of `references_`, until all networks
+        together score it as normal. Each network finds one such row; the one nearest to x,
+        in the units that the networks see, is returned.
 
         Parameters
         ----------
@@ -301,13 +305,13 @@ class IOCN(CubeTraining, NeuralDetector):
         Returns
         -------
         normal : ndarray of the shape of X, float64
-            Rows that score 0 at most, but for rounding; rows of X that do so already are
-            given as they are.
+            Rows that score 0 at most, up to rounding; rows of X that do so already are
+            returned as they are.
 
         Raises
         ------
         ValueError
-            If no row of `references_` scores 0 or less: then nothing is known to be within.
+            If no row of `references_` scores 0 or less, so that no normal row is known.
             As `score_samples`, too.
 
         Notes
@@ -315,59 +319,63 @@ class IOCN(CubeTraining, NeuralDetector):
         Nearest *in z* is not nearest to x: all features may change where one is at fault.
         As an explanation, `explain` is better; see the documentation for how much. With
         many features and few rows the networks agree on little but the training rows, and
-        it is such a row, or nearly, that is given.
+        the result is one of these, or close to one.
         """
         X, shape = self._validate(X, with_shape=True)
         X = np.asarray(X)  # of a map or a data set
         found = X.astype(np.float64)
         outside = np.flatnonzero(self._outlier_score(X) > 0)
         if len(outside):
-            found[outside] = self._brought_inside(found[outside])
+            bring_inside = Counterfactuals(self._trained, self._outlier_score)
+            found[outside] = bring_inside(found[outside])
         return found.reshape(len(X), *shape)
 
-    def _brought_inside(self, X):
-        """Give the nearest of the rows that the networks clip each row to."""
-        units, normal = self._units_of(X), self._nearest_normal(X)
-        with torch.inference_mode():
-            net, device = self._net, self._net.scale.device
-            start = net(self._units_of(normal).to(device))
-            step = net(units.to(device)).clamp(-_JUST_INSIDE, _JUST_INSIDE) - start
+    # Training.
 
-            def points(share):
-                return net.inverse(start + share[..., None].to(device) * step).cpu()
+    def _parts(self, data, previous=None):
+        on_sphere = self.preprocessing == "sphere"
+        units = DirectedUnits.of(data, previous, on_sphere=on_sphere)
+        rows, aside = hold_out(data.X, self.held_out, 2 if previous is None else 1)
+        return Parts(
+            self._make_module(),
+            PullAndPush(self.pull if callable(self.pull) else PULLS[self.pull]),
+            units,
+            make_batches(self, rows),
+            units.state,
+            start=scale_to_the_cube,
+            train=CubeTraining(self._make_module, aside, self.max_refits),
+            finish=self._keep_references,
+            harmless_loss=None,
+            net_params=with_member_adam(self.net_params),
+        )
 
-            ends = points(self._longest(points, X))
-        nearest = (ends - units).norm(dim=2).argmin(dim=0)
-        found = self._as_rows(ends[nearest, torch.arange(len(X))], X)
-        missed = self._outlier_score(found) > _ROUNDING
-        found[missed] = normal[missed]  # which is known to be normal
-        return found
+    def _make_module(self):
+        return CubeNet(make_net(self, self.n_features_in_))
 
-    def _longest(self, points, X):
-        """Give the largest shares, at most 1, whose points are normal: (n_members, n)."""
+    def _keep_references(self, trained, data):
+        scoring = self._scoring(trained)
+        return {"references_": rows_that_score_low(trained, scoring, data.X)}
 
-        def normal(share):
-            scores = [self._outlier_score(self._as_rows(p, X)) for p in points(share)]
-            return torch.from_numpy(np.stack(scores) <= 0)
+    # Score and explanation.
 
-        high = torch.ones(self._net.n_members, len(X), dtype=torch.float64)
-        low, whole = torch.zeros_like(high), normal(high)
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            good = normal(middle)
-            low, high = middle.where(good, low), high.where(good, middle)
-        return low.where(~whole, 1.0)
+    def _scoring(self, trained):
+        check_parameters(self, "n_references")
+        score = self._score_of_members(trained)
+        return scoring_of(
+            trained, lambda batch: geometric_mean(score(batch)), self.n_references
+        )
 
-    def _nearest_normal(self, X):
-        """Give the nearest to each row of the references within the region."""
-        within = self._outlier_score(self.references_) <= 0
-        somewhere = self.references_.any(axis=1)
-        if self._on_sphere and (within & somewhere).any():
-            within &= somewhere  # a row of zeros has no direction to go to
-        normal = self.references_[within]
-        if not len(normal):
-            raise ValueError(
-                f"None of {len(self.references_)} training rows that score low lies within "
-                "the region: there is no normal row to go to. See diagnostics_."
-            )
-        return normal[self._nearest_among(normal, X, 1)[:, 0]]
+    def _score_of_members(self, trained):
+        """Return what scores a tensor of rows by each network, (n_members, n)."""
+        check_parameters(self, "distance")
+        distance = partial(DISTANCES[self.distance], trained.module.net)
+        return lambda batch: bounded(distance(batch))
+
+    @property
+    def _row_shape(self):
+        return (self.n_features_in_,)  # of images too
+
+    @property
+    def _ignores_constant_features(self):
+        # On the sphere, the share of a constant feature in the length of a row varies.
+        return self.preprocessing != "sphere"
