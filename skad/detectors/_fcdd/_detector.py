@@ -11,13 +11,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
-from skad._sklearn import (
-    Interval,
-    StrOptions,
-    _fit_context,
-    check_parameters,
-    with_callbacks,
-)
+from skad._sklearn import Interval, StrOptions, check_parameters, with_callbacks
 from skad._typing import (
     ArrayLike,
     BatchSize,
@@ -301,7 +295,6 @@ class FCDD(NeuralDetector):
         """
         return self._fit_rows(X, y, mask=mask)
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self, X: Rows, y: ArrayLike | None = None, *, mask: ArrayLike | None = None
     ) -> Self:
@@ -362,12 +355,10 @@ class FCDD(NeuralDetector):
             )
         X = self._validate(X)
         check_parameters(self, "sigma")
-        maps = _maps(self._trained, X)
+        maps, net = _maps(self._trained, X), self._map_network
         if upsampling is None:
             return maps
-        return _spread(
-            maps, self._map_network.upsampling(self.sigma, _UPSAMPLING[upsampling])
-        )
+        return _spread(maps, net.upsampling(self.sigma, _UPSAMPLING[upsampling]))
 
     @property
     def receptive_field_(self) -> ReceptiveField:
@@ -401,44 +392,46 @@ class FCDD(NeuralDetector):
 
     def _parts(self, data, previous=None):
         units, device = ScaledUnits.of(data, previous), Settings.of(self).device
-        kind = self._kind_of_normalization(data)
-        known = {} if previous is None else previous.state
-        constants = known.get("constants")
-        if constants is None:
-            constants = find_constants(kind, data, units)
-        exposure = find_exposure("FCDD", self.outliers, data, units, device)
-        objective = self._choose_objective(exposure) if len(data) else known["objective_"]
-        network = self._network(data, kind, constants)
+        constants = self._constants(data, units, previous)
+        name = type(self).__name__
+        exposure = find_exposure(name, self.outliers, data, units, device)
+        objective = self._objective(data, exposure, previous)
+        network = self._network(data, constants)
         by_pixel = objective == "pixel"
+        learned = {"constants": constants, "objective_": objective}
         return Parts(
             network,
             MapLoss(network.upsampling(self.sigma, "partition") if by_pixel else None),
             units,
             exposure.batches(data, self.augment, with_masks=by_pixel),
-            state={
-                **units.state,
-                "constants": constants,
-                "outliers_": exposure.names,
-                "objective_": objective,
-            },
+            state={**units.state, **learned, "outliers_": exposure.names},
             harmless_loss=harmless_loss,
         )
 
-    def _kind_of_normalization(self, data):
-        """Return what the first step of the network is; None where there is none."""
-        if not data.is_image or isinstance(self.network, Trunk):
-            return None
-        return "standard" if self.normalization == "auto" else self.normalization
+    def _constants(self, data, units, previous):
+        """Return what the first step of the network is scaled by."""
+        if previous is not None:
+            return previous.state["constants"]
+        return find_constants(self._first_step(data), data, units)
 
-    def _choose_objective(self, exposure):
+    def _objective(self, data, exposure, previous):
+        if len(data) == 0:  # weights are loaded
+            return previous.state["objective_"]
         if self.objective != "auto":
             return self.objective
         return "pixel" if exposure.give_masks else "image"
 
-    def _network(self, data, kind, constants):
+    def _network(self, data, constants):
+        kind = self._first_step(data)
         first = {} if kind is None else {"normalization": make_step(kind, constants)}
         steps = first | map_steps(self.network, self.resize, data)
         return MapNetwork.of(steps, data.row_shape)
+
+    def _first_step(self, data):
+        """Return what normalises images; None for tables, and before a trunk."""
+        if not data.is_image or isinstance(self.network, Trunk):
+            return None
+        return "standard" if self.normalization == "auto" else self.normalization
 
     # Score and explanation.
 
