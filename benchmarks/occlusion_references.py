@@ -10,8 +10,9 @@ from pyod.models.knn import KNN
 from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
-import skad._occlusion as occlusion
+import skad.explanation._occlusion as occlusion
 from skad import KDE, PyODDetector, explain
+from skad._references import keep_references
 from skad.datasets import load_corrupted_digits, make_textures
 from skad.explanation import shapley_values
 from skad.metrics import cosine_similarity_score
@@ -43,7 +44,7 @@ def random_rows(X, references, k):
 def cosines(detector, train, X, mask):
     """Give the cosine of each way and number of references."""
     nearest = occlusion._nearest
-    references = occlusion.keep_references(train)
+    references = keep_references(train)
     for choose in (nearest, random_rows):
         occlusion._nearest = choose
         for k in (1, 4, 16):

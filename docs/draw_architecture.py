@@ -14,22 +14,25 @@ LAYERS = [
     {"metrics": "was it right, and for the right reason"},
     {"calibration": "promises: p-values, false discoveries"},
     {"model_selection": "training on the normal rows inside a search"},
-    {"detectors": "one file a detector: features, distance, pooling"},
+    {"detectors": "one folder a family: features, distance, pooling"},
     {"neural": "networks: trained by skorch, scored in blocks"},
-    {"explanation": "explain(estimator, X), for any detector"},
-    {"_pull_back": "back through transformers", "_shapley": "from outside, by sampling"},
+    {"explanation": "explain(estimator, X), for any detector; rules for other libraries'"},
+    {"base": "the contract: fit, score, explain"},
+    {"_thresholds": "in and out of sample", "_linear_map": "columns made of others"},
     {
-        "base": "the contract: fit, score, explain",
-        "_occlusion": "from outside, by exchange",
+        "_estimators": "what is inside",
+        "_decomposition": "a score as a sum",
+        "_references": "kept rows",
     },
-    {"decompositions": "exact sums of scikit-learn's and PyOD's scores"},
-    {"datasets": "X, y, mask", "_scores": "signs and units of scores"},
+    {"datasets": "X, y, mask", "_images": "rows and shapes", "_labels": "+1, -1, 0"},
     {"relevance": "how a score flows back", "images": "corruptions, confetti, views"},
     {
         "_sklearn": "its private names",
         "_versions": "what is installed",
         "_warnings": "at the caller's line",
         "_typing": "names for types",
+        "_docs": "shared texts",
+        "_values": "of parameters",
     },
 ]
 WITH_TORCH = {"relevance", "images", "neural", "detectors", "testing"}
@@ -43,7 +46,7 @@ _STYLE = """
 
 
 def draw():
-    """Give the drawing, a string of SVG."""
+    """Return the drawing, a string of SVG."""
     height = len(LAYERS) * (_LINE + _GAP) + 40
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '

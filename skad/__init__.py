@@ -6,12 +6,13 @@ Public names are loaded on first use (PEP 562), so ``import skad`` imports no to
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from skad._versions import __version__
+
 if TYPE_CHECKING:
     from skad import base as base
     from skad import benchmark as benchmark
     from skad import calibration as calibration
     from skad import datasets as datasets
-    from skad import decompositions as decompositions
     from skad import detectors as detectors
     from skad import explanation as explanation
     from skad import images as images
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from skad.explanation import explain
     from skad.model_selection import InlierTraining
 
-__version__ = "0.1.0"
-
 _HOME = {
     "AutoEncoder": "detectors",
     "KDE": "detectors",
@@ -65,7 +64,6 @@ _MODULES = {
     "benchmark",
     "calibration",
     "datasets",
-    "decompositions",
     "detectors",
     "explanation",
     "images",

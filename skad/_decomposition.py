@@ -43,7 +43,7 @@ class Identity:
     origin: float = 0.0
 
     def outlier_score(self, score: Score) -> Score:
-        """Give o from q.
+        """Return o for q.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class Identity:
         return score
 
     def quantity(self, outlier_score: Score) -> Score:
-        """Give q from o.
+        """Return q for o.
 
         Parameters
         ----------
@@ -104,7 +104,7 @@ class Exponential:
     shift: float = 0.0
 
     def outlier_score(self, score: Score) -> Score:
-        """Give o from q.
+        """Return o for q.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Exponential:
         return self.factor * np.exp(self.rate * score) + self.shift
 
     def quantity(self, outlier_score: Score) -> Score:
-        """Give q from o.
+        """Return q for o.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class Decomposition:
 
     See Also
     --------
-    decompose : Gives one.
+    decompose : Returns one.
 
     Examples
     --------

@@ -1,5 +1,6 @@
-"""One sign for every detector's score, and who may be asked to score what."""
+"""What is inside a wrapper, one sign for every detector's score, and who may score what."""
 
+from collections.abc import Callable, Iterator
 from functools import singledispatch
 from typing import Any
 
@@ -13,13 +14,65 @@ from skad._sklearn import is_torch_dataset
 
 __all__ = [
     "can_score",
+    "chain",
     "grows_with_rows",
+    "inside",
     "is_pyod",
+    "layers",
     "needs_memory",
     "normality",
     "refuse_torch_dataset",
     "unwrapped",
 ]
+
+
+@singledispatch
+def inside(estimator: Any) -> Any:
+    """Return the fitted estimator that a wrapper hands its rows to; None if it wraps none.
+
+    A Pipeline, which changes the rows, is no wrapper. ``inside.register(MyWrapper)`` adds a
+    wrapper; searches are known by their ``best_estimator_``.
+    """
+    return getattr(estimator, "best_estimator_", None)
+
+
+@inside.register
+def _(estimator: FrozenEstimator):
+    return estimator.estimator
+
+
+def unwrapped(estimator: Any) -> Any:
+    """Return the estimator inside all wrappers; one that is no wrapper, as it is."""
+    while (within := inside(estimator)) is not None:
+        estimator = within
+    return estimator
+
+
+def layers(estimator: Any) -> Iterator[Any]:
+    """Iterate from an estimator down to what is inside, or last in a Pipeline."""
+    while estimator is not None:
+        yield estimator
+        if isinstance(estimator, Pipeline):
+            estimator = estimator.steps[-1][1]
+        else:
+            estimator = inside(estimator)
+
+
+def chain(estimator: Any, stop: Callable[[Any], bool] = lambda part: False) -> list[Any]:
+    """Return the fitted transformers and the detector of a model, wrapped or not, in order.
+
+    Parameters
+    ----------
+    estimator : object
+        A detector, a Pipeline or a wrapper, fitted and nested in any way.
+    stop : callable, default=never
+        Whether an estimator is to be left as it is, with what is inside.
+    """
+    if isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
+        return [part for step in steps for part in chain(step, stop)]
+    within = None if stop(estimator) else inside(estimator)
+    return [estimator] if within is None else chain(within, stop)
 
 
 def is_pyod(estimator):
@@ -65,22 +118,23 @@ def normality(estimator, X):
     if hasattr(estimator, "score_samples"):
         return np.asarray(estimator.score_samples(X), dtype=np.float64).ravel()
     scores = np.asarray(estimator.decision_function(X), dtype=np.float64).ravel()
-    return -scores if is_pyod(_last_step(estimator)) else scores
+    *_, last = layers(estimator)
+    return -scores if is_pyod(last) else scores
 
 
 def refuse_torch_dataset(estimator, X):
     """Raise TypeError for a data set of torch, unless the estimator is skad's.
 
-    Those know what to do; others hand it to numpy, which reads on and on.
+    skad's read it part by part or refuse it themselves; others hand it to numpy, which may
+    read it without an end.
     """
-    if isinstance(estimator, FrozenEstimator):
-        estimator = estimator.estimator
+    estimator = unwrapped(estimator)
     if is_torch_dataset(X) and not _is_of(estimator, "skad"):
         raise needs_memory(estimator, X)
 
 
 def needs_memory(estimator, X):
-    """Make the TypeError for a data set of torch."""
+    """Return the TypeError for a data set of torch."""
     return TypeError(
         f"X is a data set of torch ({type(X).__name__}), which skad's neural detectors "
         f"read part by part. {type(estimator).__name__} needs its rows in memory, as an "
@@ -111,38 +165,3 @@ def _(estimator: Pipeline):
 @grows_with_rows.register(RandomizedSearchCV)
 def _(estimator):
     return grows_with_rows(estimator.estimator)
-
-
-def unwrapped(estimator: Any) -> Any:
-    """Give the estimator that a fitted search found, or that is frozen.
-
-    Parameters
-    ----------
-    estimator : object
-        Any estimator.
-
-    Returns
-    -------
-    estimator : object
-        The one inside; one that is neither a fitted search nor frozen, as it is.
-
-    Examples
-    --------
-    >>> from sklearn.ensemble import IsolationForest
-    >>> from sklearn.frozen import FrozenEstimator
-    >>> from skad.decompositions import unwrapped
-    >>> unwrapped(FrozenEstimator(IsolationForest()))
-    IsolationForest()
-    """
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, FrozenEstimator):
-            estimator = estimator.estimator
-        else:
-            return estimator
-
-
-def _last_step(estimator):
-    estimator = unwrapped(estimator)
-    return _last_step(estimator.steps[-1][1]) if hasattr(estimator, "steps") else estimator

@@ -12,7 +12,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from skad._typing import AnyArray, ArrayLike, Ints
 from skad._warnings import warn
 
-__all__ = ["read_classes", "read_labels", "read_signs", "zero_one_complaint"]
+__all__ = [
+    "keep_normal",
+    "read_classes",
+    "read_labels",
+    "read_signs",
+    "zero_one_complaint",
+]
 
 _OTHERS = "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
 
@@ -70,6 +76,43 @@ def read_labels(y: ArrayLike | None, n: int) -> npt.NDArray[np.int8]:
     if complaint:
         warn(f"{complaint} All but -1 train as normal.")
     return np.where(known, y, 0).astype(np.int8)
+
+
+def keep_normal(y: ArrayLike, n: int) -> npt.NDArray[np.bool_]:
+    """Return which of n rows train a detector of normal rows: those not labelled -1.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    n : int
+
+    Raises
+    ------
+    ValueError
+        If y holds strings, does not have one label a row, or leaves no row.
+
+    Warns
+    -----
+    UserWarning
+        For labels that are just 0 and 1, PyOD's, and for others than +1, -1, 0. Not an
+        error, since scikit-learn hands any y to detectors, which do not read it.
+    """
+    y = column_or_1d(y)
+    if strings := [label for label in y.tolist() if isinstance(label, str)]:
+        raise ValueError(
+            "y must hold the numbers +1 (normal), -1 (anomaly) and 0 (unlabelled), got "
+            f"{strings[0]!r}."
+        )
+    complaint = zero_one_complaint(y)
+    if not complaint and not np.isin(y.astype(float), (-1, 0, 1)).all():
+        complaint = _OTHERS
+    if complaint:
+        warn(f"{complaint} All rows but those labelled -1 train.")
+    if len(y) != n:
+        raise ValueError(f"y has {len(y)} labels, but X has {n} rows.")
+    if not (y != -1).any():
+        raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
+    return y != -1
 
 
 def read_signs(y: ArrayLike) -> Ints:

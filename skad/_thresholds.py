@@ -75,7 +75,7 @@ def cross_fitted_scores(
     fit: Callable[..., Any] | None = None,
     score: Callable[..., Any] | None = None,
 ) -> Floats:
-    """Score ``X[rows]``, each row by a copy fitted on four other fifths of X.
+    """Return outlier scores of ``X[rows]``, each by a copy fitted on the other folds.
 
     They are in the units of a detector that is fitted on all of X.
 

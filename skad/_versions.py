@@ -5,7 +5,9 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 
-__all__ = ["show_versions"]
+__all__ = ["__version__", "show_versions"]
+
+__version__ = "0.1.0"
 
 
 def show_versions() -> None:
@@ -32,7 +34,7 @@ def show_versions() -> None:
 
 
 def _used():
-    """Give the packages that skad names, for use and for its extras, once each."""
+    """Return the packages that skad names, for use and for its extras, once each."""
     try:
         lines = requires("skad") or []
     except PackageNotFoundError:  # a folder on the path

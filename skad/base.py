@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from numbers import Real
 from typing import Any, Self
 
@@ -138,9 +139,20 @@ class BaseDetector(DetectorMixin, BaseEstimator):
     # What rows are converted to; the first of several where they come as something else.
     _dtype: Any = np.float64
 
-    def __init_subclass__(cls, **kwargs: Any):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Fill in shared texts; merge the constraints that each class declares.
+
+        Those of parameters that `__init__` does not take are left out.
+        """
         super().__init_subclass__(**kwargs)
         cls.__doc__ = filled(cls.__doc__)
+        cls._own_constraints = vars(cls).get("_parameter_constraints", {})
+        merged = {}
+        for base in reversed(cls.__mro__):
+            declared = vars(base).get("_parameter_constraints", {})
+            merged |= vars(base).get("_own_constraints", declared)
+        taken = signature(cls.__init__).parameters
+        cls._parameter_constraints = {k: v for k, v in merged.items() if k in taken}
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:

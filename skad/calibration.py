@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import ceil
 from numbers import Integral, Real
 from typing import Any, Literal, Self
@@ -14,8 +15,9 @@ from sklearn.model_selection import KFold
 from sklearn.utils import Tags, check_random_state, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skad._occlusion import keep_references
-from skad._scores import normality, refuse_torch_dataset
+from skad._decomposition import Decomposition, NoDecompositionError
+from skad._estimators import inside, normality, refuse_torch_dataset
+from skad._references import keep_references
 from skad._sklearn import (
     Interval,
     StrOptions,
@@ -28,7 +30,7 @@ from skad._typing import AnyArray, AnyRows, ArrayLike, Bools, Floats, Ints, Seed
 from skad._warnings import warn
 from skad.base import DetectorMixin, all_or_nothing
 from skad.detectors._pyod import as_detector
-from skad.explanation import explain
+from skad.explanation import decompose, explain
 from skad.model_selection import check_detector_methods, keep_names, normal_rows
 
 __all__ = ["ConformalDetector"]
@@ -201,7 +203,7 @@ class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
         return self
 
     def _splits(self, n):
-        """Give (train, held out) numbers of rows, once or once a fold."""
+        """Return (train, held out) numbers of rows, once or once a fold."""
         if isinstance(self.detector, FrozenEstimator):
             return [(np.arange(n), np.arange(n))]
         rng = self.random_state
@@ -226,7 +228,7 @@ class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
         return [(np.sort(order[held_out:]), np.sort(order[:held_out]))]
 
     def _flagged_ranks(self):
-        """Give k, such that rows with a p-value of k / (n + 1) and below are flagged."""
+        """Return k, such that rows with a p-value of k / (n + 1) and below are flagged."""
         rate, n = self.max_false_positive_rate, self.n_calibration_
         k = round(rate * (n + 1))
         k -= k / (n + 1) > rate  # the largest k with that p-value within the rate, exactly
@@ -237,8 +239,13 @@ class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
             )
         return k
 
+    def _outlier_threshold(self):
+        """Return the outlier score of the one copy above which rows are flagged."""
+        k = round(self.offset_ * (self.n_calibration_ + 1))
+        return -self.calibration_scores_[0][k - 1] if k else np.inf
+
     def p_values(self, X: AnyRows) -> Floats:
-        """Give the conformal p-values: how often a normal row looks as abnormal.
+        """Return the conformal p-values: how often a normal row looks as abnormal.
 
         Parameters
         ----------
@@ -262,7 +269,7 @@ class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
         return (1 + counts) / (self.n_calibration_ + 1)
 
     def score_samples(self, X: AnyRows) -> Floats:
-        r"""Give the p-values with ties broken by the score: higher is more normal.
+        r"""Return the p-values with ties broken by the score: higher is more normal.
 
         Of rows with as many calibration scores below them, those with a higher score of
         the detector have a higher one, :math:`(c + t) / (n + 1)` with a t between 0 and 1.
@@ -302,7 +309,7 @@ class ConformalDetector(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
         return counts, standardized / len(self.detectors_)
 
     def decision_function(self, X: AnyRows) -> Floats:
-        """Give ``score_samples(X) - offset_``: negative where p is within the rate.
+        """Return ``score_samples(X) - offset_``: negative where p is within the rate.
 
         Parameters
         ----------
@@ -428,3 +435,23 @@ def _(
         ],
         axis=0,
     )
+
+
+@inside.register
+def _(estimator: ConformalDetector) -> Any:
+    """Return the first of the copies, which are all alike."""
+    copies = getattr(estimator, "detectors_", [None])
+    return copies[0]
+
+
+@decompose.register
+def _(estimator: ConformalDetector, X: Any, space: Any = None) -> Decomposition:
+    """Decompose the score of the one copy; the threshold is that of the p-values."""
+    check_is_fitted(estimator)
+    if len(estimator.detectors_) > 1:
+        raise NoDecompositionError(
+            "ConformalDetector(calibration='cross') has no one score: decompose each of "
+            "its detectors_."
+        )
+    parts = decompose(estimator.detectors_[0], X, space=space)
+    return replace(parts, outlier_threshold=estimator._outlier_threshold())

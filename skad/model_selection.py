@@ -6,18 +6,23 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin
-from sklearn.pipeline import Pipeline
-from sklearn.utils import Tags, column_or_1d, get_tags
+from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skad._occlusion import keep_references
-from skad._scores import can_score, grows_with_rows, refuse_torch_dataset
+from skad._estimators import (
+    can_score,
+    grows_with_rows,
+    inside,
+    layers,
+    refuse_torch_dataset,
+)
+from skad._labels import keep_normal
+from skad._references import keep_references
 from skad._sklearn import _num_samples, available_if, take_rows
 from skad._typing import AnyArray, AnyRows, ArrayLike, Floats, Ints
-from skad._warnings import warn
-from skad.base import DetectorMixin, all_or_nothing, zero_one_complaint
+from skad.base import DetectorMixin, all_or_nothing
 from skad.detectors._pyod import as_detector
-from skad.explanation import decompose, explain
+from skad.explanation import explain
 
 __all__ = ["InlierTraining"]
 
@@ -123,8 +128,8 @@ class InlierTraining(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
     def offset_(self) -> float:
         """Threshold on `score_samples`."""
         check_is_fitted(self)
-        last = getattr(self.estimator_, "best_estimator_", self.estimator_)
-        return (last[-1] if isinstance(last, Pipeline) else last).offset_
+        found = (part for part in layers(self.estimator_) if hasattr(part, "offset_"))
+        return next(found, self.estimator_).offset_
 
     def _ready_for(self, X):
         check_is_fitted(self)
@@ -156,7 +161,7 @@ class InlierTraining(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
 
     @available_if(_has("decision_function"))
     def decision_function(self, X: AnyRows) -> Floats:
-        """Give the fitted detector's decision: negative for anomalies.
+        """Return the fitted detector's decision: negative for anomalies.
 
         Parameters
         ----------
@@ -221,7 +226,7 @@ class InlierTraining(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
 
     @available_if(_has("unattributed"))
     def unattributed(self, X: AnyRows) -> Floats:
-        """Give the part of the outlier score that belongs to no feature.
+        """Return the part of the outlier score that belongs to no feature.
 
         Parameters
         ----------
@@ -248,7 +253,7 @@ class InlierTraining(DetectorMixin, MetaEstimatorMixin, BaseEstimator):
 
 
 def keep_names(estimator: Any, fitted: Any) -> None:
-    """Give a meta-estimator the number and names of features that a fitted one knows."""
+    """Copy the number and names of features that a fitted estimator knows to a wrapper."""
     for name in ("n_features_in_", "feature_names_in_"):
         vars(estimator).pop(name, None)
         if hasattr(fitted, name):
@@ -265,7 +270,7 @@ def check_detector_methods(estimator: Any, name: str = "estimator") -> None:
 
 
 def normal_rows(X: Any, y: ArrayLike | None) -> Any:
-    """Give the rows of X with ``y != -1``; all where y is None.
+    """Return the rows of X with ``y != -1``; all where y is None.
 
     Raises
     ------
@@ -274,32 +279,13 @@ def normal_rows(X: Any, y: ArrayLike | None) -> Any:
     """
     if y is None:
         return X
-    keep = _trainable(y)
-    n = _num_samples(X)
-    if len(keep) != n:
-        raise ValueError(f"y has {len(keep)} labels, but X has {n} rows.")
-    if not keep.any():
-        raise ValueError(f"All {n} rows are labelled -1: none is left to train on.")
-    if keep.all():
-        return X
-    return take_rows(X, np.flatnonzero(keep))
+    keep = keep_normal(y, _num_samples(X))
+    return X if keep.all() else take_rows(X, np.flatnonzero(keep))
 
 
-def _trainable(y):
-    y = column_or_1d(y)
-    if strings := [label for label in y.tolist() if isinstance(label, str)]:
-        raise ValueError(
-            "y must hold the numbers +1 (normal), -1 (anomaly) and 0 (unlabelled), got "
-            f"{strings[0]!r}."
-        )
-    complaint = zero_one_complaint(y)
-    if not complaint and not np.isin(y.astype(float), (-1, 0, 1)).all():
-        complaint = "y holds labels other than +1 (normal), -1 (anomaly), 0 (unlabelled)."
-    if complaint:
-        # A warning, since scikit-learn gives detectors any y, which they do not read.
-        message = f"{complaint} All rows but those labelled -1 train."
-        warn(message)
-    return y != -1
+@inside.register
+def _(estimator: InlierTraining) -> Any:
+    return getattr(estimator, "estimator_", None)
 
 
 @grows_with_rows.register
@@ -315,9 +301,3 @@ def _(
     if references is None:
         references = estimator._references
     return explain(estimator.estimator_, X, space=space, references=references)
-
-
-@decompose.register
-def _(estimator: InlierTraining, X: Any, space: Any) -> Any:
-    check_is_fitted(estimator)
-    return decompose(estimator.estimator_, X, space=space)

@@ -1,6 +1,7 @@
 """Conformal p-values: by counting, and whether the promises are kept."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from pyod.models.knn import KNN
 from scipy.stats import binom, kstest
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.compose import make_column_transformer
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import LocalOutlierFactor
@@ -19,7 +21,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.svm import OneClassSVM
 
-from skad import KDE, ConformalDetector, explain
+from skad import KDE, ConformalDetector, InlierTraining, explain
+from skad.explanation import decompose
 
 DETECTORS = {
     "KDE": KDE(bandwidth=1.0),
@@ -255,6 +258,27 @@ def test_frames_images_and_copies():
     again = clone(detector).fit(images), pickle.loads(pickle.dumps(detector))
     for copy in again:
         assert_array_equal(copy.p_values(images), detector.p_values(images))
+
+
+@pytest.mark.parametrize("detector", [KDE(), OneClassSVM(), make_pipeline(PCA(2), KDE())])
+def test_a_split_is_decomposed_with_the_threshold_of_its_p_values(detector):
+    X = np.random.default_rng(0).standard_normal((300, 3))
+    rows = np.random.default_rng(1).standard_normal((200, 3)) * 2
+    for rate in (0.001, 0.1, 0.5):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # none can be flagged
+            model = ConformalDetector(
+                detector, max_false_positive_rate=rate, random_state=0
+            ).fit(X)
+            inlier = InlierTraining(model).fit(X)
+        for wrapped in (model, FrozenEstimator(model), inlier):
+            parts = decompose(wrapped, rows)
+            flagged = parts.score > parts.threshold
+            assert_array_equal(flagged, wrapped.predict(rows) == -1)
+        assert_allclose(decompose(model, rows).relevance, model.explain(rows))
+    crossed = ConformalDetector(detector, calibration="cross", n_folds=2).fit(X)
+    with pytest.raises(TypeError, match="no one score"):
+        decompose(crossed, rows)
 
 
 def test_global_state_and_ties():

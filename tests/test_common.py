@@ -1,6 +1,7 @@
 """Every estimator under scikit-learn's checks and under skad's own."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,16 +172,18 @@ def test_only_the_batch_matters_to_ecod_and_copod(detector):
 
 def test_the_checks_find_what_they_look_for():
     class Shuffled(KDE):
-        def _relevance(self, X):
-            return super()._relevance(X)[:, ::-1]
+        def _decompose(self, X, space=None):
+            parts = super()._decompose(X, space)
+            return replace(parts, relevance=parts.relevance[:, ::-1])
 
     class Forgetful(KDE):
-        def _unattributed(self, X):
-            return np.zeros(len(X))
+        def _decompose(self, X, space=None):
+            return replace(super()._decompose(X, space), unattributed=np.zeros(len(X)))
 
     class Batched(KDE):
-        def _relevance(self, X):
-            return super()._relevance(X) - X.mean(axis=0)
+        def _decompose(self, X, space=None):
+            parts = super()._decompose(X, space)
+            return replace(parts, relevance=parts.relevance - X.mean(axis=0))
 
     for broken in (Shuffled(), Forgetful(), Batched()):
         with pytest.raises(AssertionError):

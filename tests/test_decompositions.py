@@ -46,11 +46,16 @@ from sklearn.svm import OneClassSVM
 
 from skad import KDE, Bag, InlierTraining, PyODDetector, explain
 from skad.explanation import (
+    Exponential,
+    Identity,
+    LinearMap,
     NoDecompositionError,
     decompose,
     linear_map,
+    refuse_space,
     shapley_values,
 )
+from skad.relevance._template_pool import TemplatePool
 
 COVARIANCES = ("full", "tied", "diag", "spherical")
 SKLEARN = [
@@ -526,6 +531,33 @@ def test_through_a_projection_by_loops():
     assert_allclose(parts.score, -model.score_samples(x[None]))
 
 
+@pytest.mark.parametrize("mixing", [PCA(3), "passthrough"], ids=name)
+def test_one_sweep_over_the_templates_explains_a_pipeline(mixing, monkeypatch):
+    X = DATA["wine"]
+    model = make_pipeline(StandardScaler(), mixing, KDE()).fit(X)
+    sweeps, sweep = [], TemplatePool._sweep
+
+    def counted(self, *args, **kwargs):
+        sweeps.append(len(args[0]))
+        return sweep(self, *args, **kwargs)
+
+    monkeypatch.setattr(TemplatePool, "_sweep", counted)
+    explain(model, X[:7])
+    assert sweeps == [7]
+    decompose(model, X[:7])
+    assert sweeps == [7, 7]
+
+
+def test_rows_of_float32_are_explained_through_a_projection():
+    X = DATA["wine"]
+    single, double = (
+        make_pipeline(PCA(3, whiten=True), KDE(dtype=dtype)).fit(X)
+        for dtype in ("float32", "float64")
+    )
+    expected = explain(double, X * 1.2)
+    assert_allclose(explain(single, X * 1.2), expected, atol=1e-5 * abs(expected).max())
+
+
 def test_what_cannot_be_pulled_back_is_refused():
     X = DATA["wine"]
     forest, clipped = (
@@ -660,6 +692,31 @@ def test_matrices_without_an_accurate_inverse_are_refused():
     with pytest.raises(TypeError, match="no accurate inverse"):
         explain(model, collinear)
     assert explain(model, collinear[:2], references=collinear).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [KDE(), KernelDensity(), EllipticEnvelope(), GaussianMixture(2)],
+    ids=name,
+)
+def test_a_space_that_loses_relevance_is_refused(detector):
+    X = DATA["wine"][:, :3]
+    flat = LinearMap(np.array([[1.0, 0], [0, 1.0], [0, 1.0]]))  # the third is the second
+    with pytest.raises(NoDecompositionError, match="no accurate inverse"):
+        decompose(detector.fit(X), X + 1, space=flat)
+
+
+def test_links_are_undone():
+    for link in (Identity(), Exponential(2.0, 0.5, shift=1.0), Exponential(-3.0, -2.0)):
+        q = np.array([-1.0, 0.0, 2.5])
+        assert_allclose(link.quantity(link.outlier_score(q)), q, atol=1e-12)
+        assert (np.diff(link.outlier_score(q)) > 0).all()
+
+
+def test_a_space_is_refused_with_the_name_of_the_detector():
+    assert refuse_space(IsolationForest(), None) is None
+    with pytest.raises(NoDecompositionError, match="score of IsolationForest is no"):
+        refuse_space(IsolationForest(), LinearMap(np.eye(2)))
 
 
 def test_linear_maps_of_columns_with_large_means():

@@ -30,15 +30,16 @@ from sklearn.preprocessing import (
 )
 
 from skad import KDE, InlierTraining, PyODDetector, explain
-from skad._occlusion import Exchange
 from skad.explanation import (
     Decomposition,
     decompose,
     occlude,
     patch_groups,
     pull_back,
+    refuse_space,
     shapley_values,
 )
+from skad.explanation._occlusion import Exchange
 from skad.images import GlobalContrastNormalizer
 
 
@@ -172,7 +173,7 @@ def test_a_rule_of_a_wrong_shape(X):
         pass
 
     decompose.register(Flat)(
-        lambda e, X: Decomposition(np.ones(len(X)), np.ones(len(X)), "q")
+        lambda e, X, space=None: Decomposition(np.ones(len(X)), np.ones(len(X)), "q")
     )
     with pytest.raises(ValueError, match=r"shape \(80,\).*\(80, 4\) and \(80,\)"):
         explain(Flat(n_estimators=2).fit(X), X)
@@ -180,10 +181,14 @@ def test_a_rule_of_a_wrong_shape(X):
     class Even(IsolationForest):
         pass
 
-    decompose.register(Even)(lambda e, X: Decomposition(np.ones(X.shape), np.ones(80), "q"))
+    @decompose.register
+    def _(even: Even, X, space=None):
+        refuse_space(even, space)
+        return Decomposition(np.ones(X.shape), np.ones(80), "q")
+
     assert (explain(Even(n_estimators=2).fit(X), X) == 1).all()
     rotated = make_pipeline(PCA(), Even(n_estimators=2)).fit(X)
-    with pytest.raises(TypeError, match="no rule says"):  # a rule of two takes no space
+    with pytest.raises(TypeError, match="no rule says"):  # the rule refuses the space
         explain(rotated, X)
 
 
@@ -280,17 +285,17 @@ def test_normal_rows_are_chosen_by_levels_of_any_kind(levels):
     levels = pd.Series(levels)
     references = pd.DataFrame({"a": [0.0, 5.0], "b": levels})
     odd = pd.DataFrame({"a": [0.1], "b": levels[1:].reset_index(drop=True)})
-    assert Exchange(odd, references, None, 1)._donors.tolist() == [[1]]
+    assert Exchange(odd, references, None, 1).donors.tolist() == [[1]]
 
 
 def test_normal_rows_are_near_whatever_the_mean():
     X = np.random.default_rng(0).normal([0, 1e9, 0], 1, (200, 3))
-    assert_array_equal(Exchange(X, X, None, 1)._donors[:, 0], np.arange(200))
+    assert_array_equal(Exchange(X, X, None, 1).donors[:, 0], np.arange(200))
 
 
 def test_occlusion_in_chunks(X, monkeypatch):
     whole = occlude(Additive(), X, X)
-    monkeypatch.setattr("skad._occlusion._CHUNK", 50)
+    monkeypatch.setattr("skad.explanation._occlusion._CHUNK", 50)
     assert_allclose(occlude(Additive(), X, X), whole)
 
 
@@ -429,7 +434,7 @@ def test_sampled_shapley_values_of_pairs_groups_and_images(X, capsys):
 def test_sampled_shapley_values_are_seeded_and_chunked(X, monkeypatch):
     whole = shapley_values(Interacting(), X, X[::-1] + 1)
     state = np.random.get_state()[1].copy()
-    monkeypatch.setattr("skad._shapley._CHUNK", 100)
+    monkeypatch.setattr("skad.explanation._shapley._CHUNK", 100)
     again = shapley_values(Interacting(), X, X[::-1] + 1)
     assert_allclose(again.relevance, whole.relevance)
     other = shapley_values(Interacting(), X, X[::-1] + 1, random_state=1)
@@ -443,7 +448,7 @@ def test_sampled_shapley_values_are_seeded_and_chunked(X, monkeypatch):
 def test_rows_of_a_block_do_not_matter(X, monkeypatch):
     whole = shapley_values(Interacting(), X[:9], X)
     for name, value in (("_NUMBERS", 12), ("_HELD", 50)):
-        monkeypatch.setattr(f"skad._shapley.{name}", value)
+        monkeypatch.setattr(f"skad.explanation._shapley.{name}", value)
     assert_allclose(shapley_values(Interacting(), X[:9], X).relevance, whole.relevance)
 
 

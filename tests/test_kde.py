@@ -463,3 +463,18 @@ def test_a_detector_that_does_not_explain_says_so():
     assert_allclose(detector.score_samples(X), -X.sum(axis=1))
     with pytest.raises(NotImplementedError, match="Scores scores, but does not explain"):
         detector.explain(X)
+
+
+def test_constraints_of_parameters_are_added_to_those_of_the_classes_above():
+    class Lifted(KDE):
+        _parameter_constraints = {"lift": [float], "bandwidth": [float]}
+
+        def __init__(self, *, lift=0.0, bandwidth=1.0, false_alarm_rate=None):
+            super().__init__(bandwidth=bandwidth, false_alarm_rate=false_alarm_rate)
+            self.lift = lift
+
+    Lifted().fit(TEMPLATES)
+    for name, value in (("lift", 1), ("bandwidth", "loo"), ("false_alarm_rate", 2.0)):
+        with pytest.raises(ValueError, match=f"'{name}' parameter of Lifted"):
+            Lifted(**{name: value}).fit(TEMPLATES)
+    assert not {"contamination", "kernel"} & set(Lifted._parameter_constraints)

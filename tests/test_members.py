@@ -2,6 +2,7 @@
 
 import os
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -267,8 +268,10 @@ def test_units_of_a_member_do_not_matter(data):
         def _outlier_score(self, X):
             return 1000 * super()._outlier_score(X) + 7
 
-        def _relevance(self, X):
-            return 1000 * super()._relevance(X)
+        def _decompose(self, X, space=None):
+            parts = super()._decompose(X, space)
+            scaled = 1000 * parts.relevance, 1000 * parts.unattributed + 7
+            return replace(parts, relevance=scaled[0], unattributed=scaled[1])
 
         def _out_of_sample_score(self, X, rows):
             return 1000 * super()._out_of_sample_score(X, rows) + 7
@@ -277,6 +280,35 @@ def test_units_of_a_member_do_not_matter(data):
     scaled = Bag([("a", Scaled()), ("b", KDE(bandwidth=2.0))]).fit(X)
     assert_allclose(scaled.score_samples(X), plain.score_samples(X), rtol=1e-8)
     assert_allclose(scaled.explain(X), plain.explain(X), rtol=1e-8)
+
+
+def test_a_bag_explains_each_member_once(data, monkeypatch):
+    X, _ = data
+    bag = Bag(members()).fit(X)
+    expected = bag.explain(X[:9]), -bag.score_samples(X[:9])
+    passes = []
+
+    def counted(parts_of):
+        def decompose(self, X, space=None):
+            passes.append(self)
+            return parts_of(self, X, space)
+
+        return decompose
+
+    for kind in (KDE, PyODDetector):
+        monkeypatch.setattr(kind, "_decompose", counted(kind._decompose))
+    relevance, passes[:] = bag.explain(X[:9]), []
+    rest = bag.unattributed(X[:9])
+    assert passes == [bag.detectors_[0], bag.detectors_[2], bag.detectors_[3][-1]]
+    assert_allclose(relevance, expected[0])
+    assert_allclose(relevance.sum(axis=1) + rest, expected[1], rtol=1e-9)
+
+
+def test_inlier_training_shows_a_frozen_detector_of_pyod_with_its_sign(data):
+    X, y = data
+    frozen = FrozenEstimator(KNN().fit(X[y == 1]))
+    bag = Bag([("knn", FrozenEstimator(InlierTraining(frozen).fit(X, y)))]).fit(X)
+    assert roc_auc_score(y, bag.score_samples(X)) > 0.9
 
 
 def test_bag_false_alarms():

@@ -6,14 +6,16 @@ import sys
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 pytest.importorskip("matplotlib")
 
-from skad import GEO, IOCN, KDE, InlierTraining
+from skad import GEO, IOCN, KDE, ConformalDetector, InlierTraining
 from skad.images import View, Views, geometric_views
 from skad.metrics import clever_hans_report
 from skad.plotting import (
@@ -187,6 +189,15 @@ def test_draws_into_a_given_figure_or_subfigure(images, plt):
     figure.canvas.draw()
 
 
+@pytest.mark.parametrize("calibration", ["split", "cross"])
+def test_image_shape_is_found_behind_a_calibration(images, calibration):
+    flat = images.reshape(30, 24)
+    kde = KDE(bandwidth=1.0, image_shape=(4, 6))
+    model = ConformalDetector(kde, calibration=calibration, random_state=0).fit(flat)
+    display = ExplanationDisplay.from_estimator(model, flat[:2])
+    assert display.maps_[0].get_array().shape == (4, 6)
+
+
 @pytest.mark.parametrize("wrap", ["bare", "pipeline", "inlier", "search"])
 def test_image_shape_is_found_in_the_estimator(images, wrap):
     flat = images.reshape(30, 24)
@@ -284,6 +295,32 @@ def test_model_space_shows_what_the_last_step_sees(pd):
     # Mean 20 and standard deviation sqrt(200) of b: (100 - 20) / 14.14 = 5.66.
     inside = ExplanationDisplay.from_estimator(model, X_new, space="model")
     assert tick_texts(inside.axes_[0]) == ["b = 5.66", "a = 0"]
+
+
+def wrapped_pipelines():
+    """Make the same fitted pipeline, wrapped in several ways."""
+    pipeline = make_pipeline(StandardScaler(), PCA(2), KDE(bandwidth=1.0))
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    fitted = FrozenEstimator(pipeline.fit(X))
+    yield pipeline
+    yield fitted
+    inlier = FrozenEstimator(InlierTraining(fitted).fit(X))
+    yield inlier
+    yield ConformalDetector(fitted).fit(X + 1)
+    yield InlierTraining(fitted).fit(X)
+    yield ConformalDetector(InlierTraining(inlier)).fit(X)
+
+
+def test_model_space_shows_what_the_last_step_sees_however_wrapped():
+    X = np.array([[0.0, 9.0, 0.0], [3.0, 0.0, 1.0]])
+    pipeline, *models = wrapped_pipelines()
+    seen = pipeline[:-1].transform(X)
+    for model in (pipeline, *models):
+        display = ExplanationDisplay.from_estimator(model, X, space="model")
+        assert_allclose(display.inputs, seen)
+        assert_allclose(display.relevance, pipeline[-1].explain(seen))
+        names = {text.split()[0] for text in tick_texts(display.axes_[0])}
+        assert names == {"pca0", "pca1"}
 
 
 def test_references_explain_a_detector_that_cannot():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skad import __version__
+from skad._versions import __version__
 from skad.benchmark._protocol import RESULTS
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
@@ -77,7 +77,7 @@ def _closed_over(function):
 
 
 def load(path):
-    """Give the row that is kept; None where there is no whole one, or the run failed."""
+    """Return the row that is kept; None where there is no whole one, or the run failed."""
     try:
         row = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

@@ -51,7 +51,7 @@ def detector_names() -> list[str]:
 
 
 def describe_names():
-    """Give a line for each name, with the class behind it."""
+    """Return a line for each name, with the class behind it."""
     width = max(map(len, _CATALOG))
     return [f"{n:<{width}}  {m}.{c}" for n, (m, c, _) in _CATALOG.items()]
 

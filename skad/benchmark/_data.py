@@ -92,7 +92,7 @@ def load_table(path: FilePath, *, label: str | None = None) -> Bunch:
 
 
 def table_name(path):
-    """Give a file's name without its suffix."""
+    """Return a file's name without its suffix."""
     name = Path(path).name
     for suffix in _SUFFIXES:
         if name.lower().endswith(suffix):
@@ -204,7 +204,7 @@ def _label_column(path, columns, label):
 
 
 def _read_labels(path, name, labels):
-    """Give +1 for normal and -1 for abnormal labels."""
+    """Return +1 for normal and -1 for abnormal labels."""
     if not labels:
         raise ValueError(f"{path}: the table has no rows.")
     words = [v.strip().lower() if isinstance(v, str) else v for v in labels]

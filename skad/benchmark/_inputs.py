@@ -9,9 +9,9 @@ from numbers import Integral
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array
 
-from skad.base import zero_one_complaint
+from skad._labels import read_signs
 from skad.benchmark._catalog import make_detector
 from skad.benchmark._data import load_table
 
@@ -42,7 +42,7 @@ class Dataset:
         return digest.hexdigest()
 
     def comparable_masks(self, rows, relevance):
-        """Give masks of rows, and their relevance, in shapes that metrics compare."""
+        """Return masks of rows, and their relevance, in shapes that metrics compare."""
         mask = self.mask[rows]
         if self.image_shape is not None:
             relevance = relevance.reshape(-1, *self.image_shape)
@@ -54,7 +54,7 @@ class Dataset:
 
 
 def read_detectors(detectors):
-    """Give a dict of detectors by name.
+    """Return a dict of detectors by name.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def read_detectors(detectors):
 
 
 def read_datasets(datasets):
-    """Give a list of `Dataset`.
+    """Return a list of `Dataset`.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def read_datasets(datasets):
 
 
 def read_dataset(name, given):
-    """Give the `Dataset` that one item of datasets stands for."""
+    """Return the `Dataset` that one item of datasets stands for."""
     if isinstance(given, Dataset):
         return given
     if callable(given):
@@ -131,7 +131,7 @@ def read_dataset(name, given):
 
 
 def read_seeds(seeds):
-    """Give a list of seeds, of a number of them or of themselves."""
+    """Return a list of seeds, of a number of them or of themselves."""
     listed = list(range(seeds)) if isinstance(seeds, Integral) else list(seeds)
     valid = all(isinstance(s, Integral) and 0 <= s < 2**32 for s in listed)
     if isinstance(seeds, bool) or not listed or not valid or len(set(listed)) < len(listed):
@@ -141,7 +141,7 @@ def read_seeds(seeds):
     return [int(s) for s in listed]
 
 
-def check_count(name, value, least):
+def check_at_least(name, value, least):
     """Raise ``ValueError`` unless a value is an integer, and not below the least."""
     if not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}.")
@@ -162,11 +162,9 @@ def _parts(name, given):
 
 
 def _signs(y, n):
-    y = column_or_1d(y)
-    if complaint := zero_one_complaint(y):
-        raise ValueError(complaint)
+    y = read_signs(y)
     values = np.unique(y).tolist()
-    if sorted(values) != [-1, 1]:
+    if values != [-1, 1]:
         raise ValueError(
             f"y must hold +1 (normal) and -1 (anomaly), both of them; got {values[:5]}."
         )

@@ -54,7 +54,7 @@ def _give_back():
 
 
 def _reader():
-    """Give a function that tells the resident bytes; None where there is none."""
+    """Return a function that tells the resident bytes; None where there is none."""
     try:
         import psutil
     except ImportError:

@@ -14,7 +14,7 @@ from sklearn.metrics import (
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skad._scores import normality
+from skad._estimators import normality
 from skad.benchmark._interrupt import interrupts_end_it
 from skad.benchmark._memory import MemoryWatch
 from skad.detectors._pyod import as_detector
@@ -148,7 +148,7 @@ def _compare_with_masks(row, mask, relevance):
 
 
 def _nearest(X, normal, data):
-    """Give the normal row that is nearest to each: of tables, in standardised columns."""
+    """Return the normal row that is nearest to each: of tables, in standardised columns."""
     a, b = X.reshape(len(X), -1), normal.reshape(len(normal), -1)
     if data.is_table:
         scaler = StandardScaler().fit(b)

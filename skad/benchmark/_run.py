@@ -15,7 +15,7 @@ from skad._typing import FilePath
 from skad._warnings import warn
 from skad.benchmark import _cache
 from skad.benchmark._data import import_pandas
-from skad.benchmark._inputs import check_count, read_datasets, read_detectors, read_seeds
+from skad.benchmark._inputs import check_at_least, read_datasets, read_detectors, read_seeds
 from skad.benchmark._protocol import RESULTS, run_once
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def benchmark(
     0      KDE     toy       25      35      1.0
     """
     pd = import_pandas("benchmark")
-    check_count("max_rows", max_rows, least=2)
-    check_count("n_explained", n_explained, least=1)
+    check_at_least("max_rows", max_rows, least=2)
+    check_at_least("n_explained", n_explained, least=1)
     detectors, datasets = read_detectors(detectors), read_datasets(datasets)
     protocol = {
         "scale": bool(scale),

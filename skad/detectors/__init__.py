@@ -7,18 +7,18 @@ if TYPE_CHECKING:
     from skad.detectors._autoencoder._detector import AutoEncoder
     from skad.detectors._bag import Bag
     from skad.detectors._deep_one_class._detector import DeepOneClass
+    from skad.detectors._fcdd._detector import FCDD
+    from skad.detectors._geo._detector import GEO
+    from skad.detectors._invertible._flow import NormalizingFlow
+    from skad.detectors._invertible._iocn import IOCN
+    from skad.detectors._kde._detector import KDE
     from skad.detectors._one_class._deep_sad import DeepSAD
     from skad.detectors._one_class._deep_svdd import DeepSVDD
-    from skad.detectors._fcdd._detector import FCDD
-    from skad.detectors._invertible._flow import NormalizingFlow
-    from skad.detectors._geo._detector import GEO
     from skad.detectors._one_class._hsc import HSC
-    from skad.detectors._invertible._iocn import IOCN
-    from skad.detectors._kde import KDE
     from skad.detectors._pyod import PyODDetector
 
 _HOME = {
-    "KDE": "_kde",
+    "KDE": "_kde._detector",
     "AutoEncoder": "_autoencoder._detector",
     "Bag": "_bag",
     "DeepOneClass": "_deep_one_class._detector",

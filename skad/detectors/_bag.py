@@ -10,13 +10,15 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.utils.parallel import Parallel, delayed
 
-from skad._occlusion import keep_references
-from skad._scores import can_score, normality
+from skad._decomposition import Decomposition, refuse_space
+from skad._estimators import can_score, normality
+from skad._references import keep_references
 from skad._sklearn import _BaseComposition
+from skad._thresholds import TrainingScores, calibration_rows, cross_fitted_scores
 from skad._typing import ArrayLike, Floats, ImageShape
-from skad.base import BaseDetector, calibration_rows, cross_fitted_scores
+from skad.base import BaseDetector
 from skad.detectors._pyod import as_detector
-from skad.explanation import explain_in_score_units
+from skad.explanation._units import decompose_any
 
 __all__ = ["Bag"]
 
@@ -70,14 +72,7 @@ class Bag(BaseDetector, _BaseComposition):
         Weights that sum to one.
     means_, scales_ : ndarray of shape (n_detectors,)
         Mean and standard deviation of each member's out-of-sample training scores.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -114,7 +109,6 @@ class Bag(BaseDetector, _BaseComposition):
     scales_: Floats
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
         "detectors": [list, tuple],
         "weights": ["array-like", None],
     }
@@ -142,7 +136,7 @@ class Bag(BaseDetector, _BaseComposition):
         Parameters
         ----------
         deep : bool, default=True
-            Whether to give the members' own too.
+            Whether to return the members' own too.
 
         Returns
         -------
@@ -157,7 +151,7 @@ class Bag(BaseDetector, _BaseComposition):
         Parameters
         ----------
         **params : dict
-            Values by name, as `get_params` gives them.
+            Values by name, as `get_params` returns them.
 
         Returns
         -------
@@ -186,22 +180,26 @@ class Bag(BaseDetector, _BaseComposition):
         self._check_spread(names)
         self._calibration = self._pooled(scores)
         self._references = keep_references(X)
+        return TrainingScores(
+            len(X),
+            in_sample=lambda: self._outlier_score(X),
+            out_of_sample=lambda rows: self._calibration,
+        )
 
     def _outlier_score(self, X):
         return self._pooled(
             np.column_stack([-normality(member, X) for member in self.detectors_])
         )
 
-    def _relevance(self, X):
-        return sum(
-            share * explain_in_score_units(member, X, self._references)
-            for share, member in zip(self._shares, self.detectors_, strict=True)
-        )
-
-    def _unattributed(self, X):
-        return self._pooled(
-            np.column_stack([self._left_over(member, X) for member in self.detectors_])
-        )
+    def _decompose(self, X, space=None):
+        refuse_space(self, space)
+        relevance, left_over = 0, []
+        for share, member in zip(self._shares, self.detectors_, strict=True):
+            parts = decompose_any(member, X, self._references)
+            relevance = relevance + share * parts.relevance
+            left_over.append(parts.unattributed)
+        unattributed = self._pooled(np.column_stack(left_over))
+        return Decomposition(relevance, unattributed, "outlier score")
 
     def _out_of_sample_score(self, X, rows):
         return self._calibration
@@ -212,12 +210,6 @@ class Bag(BaseDetector, _BaseComposition):
 
     def _pooled(self, scores):
         return (scores - self.means_) @ self._shares
-
-    def _left_over(self, member, X):
-        if isinstance(member, BaseDetector):
-            return member.unattributed(X)
-        relevance = explain_in_score_units(member, X, self._references)
-        return -normality(member, X) - relevance.sum(axis=1)
 
     def _prepare(self, member):
         """Copy a member; tell it the image shape if it has a use for it."""
@@ -269,7 +261,7 @@ class Bag(BaseDetector, _BaseComposition):
 
 
 def _fit_member(name, member, X, rows):
-    """Fit a member; give it with its outlier scores of the rows, out of sample."""
+    """Return a fitted member, and its outlier scores of the rows, out of sample."""
     try:
         # The fit of a Bag skips what is checked within it, but members are the user's.
         with config_context(skip_parameter_validation=False):

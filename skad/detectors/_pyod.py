@@ -17,13 +17,15 @@ from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 
-from skad._occlusion import keep_references
-from skad._scores import grows_with_rows, is_pyod
-from skad._shapley import shapley_values
+from skad._decomposition import NoDecompositionError
+from skad._estimators import grows_with_rows, is_pyod
+from skad._references import keep_references
 from skad._sklearn import clone_parametrized
+from skad._thresholds import offset_of_share
 from skad._typing import ImageShape, Seed
 from skad.base import BaseDetector
-from skad.explanation import NoDecompositionError, can_decompose, decompose
+from skad.explanation import shapley_values
+from skad.explanation._units import relevance_in_units, with_remainder
 
 __all__ = ["PyODDetector", "as_detector"]
 
@@ -53,8 +55,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
         Share of *fresh* normal rows that `predict` flags; the threshold then comes from
         five-fold cross-fitting. None: the detector's own ``contamination``, the share
         of training rows that is flagged.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    [[image_shape]]
     random_state : int, RandomState instance or None, default=None
         Seeds the detector. None leaves the detector's own ``random_state``. numpy's,
         torch's and Python's global states stay as they were either way.
@@ -63,14 +64,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
     ----------
     detector_ : object
         The fitted PyOD detector.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -103,10 +97,7 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
 
     detector_: Any
 
-    _parameter_constraints = {
-        name: BaseDetector._parameter_constraints[name]
-        for name in ("false_alarm_rate", "image_shape")
-    } | {"random_state": ["random_state"]}
+    _parameter_constraints = {"random_state": ["random_state"]}
 
     _in_sample_share = None  # `_find_offset` takes the detector's own
 
@@ -153,35 +144,32 @@ class PyODDetector(MetaEstimatorMixin, BaseDetector):
             params["random_state"] = self._seed
         return type(self.detector)(**params)
 
-    def _find_offset(self, X):
+    def _find_offset(self, scores):
         if self.false_alarm_rate is not None:
-            return super()._find_offset(X)
+            return super()._find_offset(scores)
         share = self.detector_.contamination
         if not isinstance(share, Real):  # a thresholder of PyOD's
             return -self.detector_.threshold_
-        return np.quantile(-self._outlier_score(X), share)
+        return offset_of_share(scores.in_sample(), share)
 
     def _outlier_score(self, X):
         with _on_its_own(self._seed):  # some draw when they score
             scores = self.detector_.decision_function(X)
         return np.asarray(scores, dtype=np.float64).ravel()
 
-    def _relevance(self, X):
-        if can_decompose(self.detector_):
-            try:
-                return self._relevance_through(X, None)
-            except NoDecompositionError:  # with these parameters
-                pass
+    def _decompose(self, X, space=None):
+        return with_remainder(self._relevance(X, space), self._outlier_score(X))
+
+    def _relevance(self, X, space):
+        """Return the exact relevance, or without a space the one from outside."""
+        try:
+            with _on_its_own(self._seed):
+                return relevance_in_units(self.detector_, X, space)
+        except NoDecompositionError:  # of this class, or with these parameters
+            if space is not None:
+                raise
         scorer = SimpleNamespace(score_samples=lambda X: -self._outlier_score(X))
         return shapley_values(scorer, X, self._references).relevance
-
-    def _relevance_through(self, X, space):
-        with _on_its_own(self._seed):
-            parts = decompose(self.detector_, X, space=space)
-        return parts.relevance * parts.slopes[:, None]
-
-    def _unattributed(self, X):
-        return self._outlier_score(X) - self._relevance(X).sum(axis=1)
 
 
 @grows_with_rows.register
@@ -190,7 +178,7 @@ def _(estimator: PyODDetector) -> bool:
 
 
 def as_detector(estimator: Any) -> Any:
-    """Copy a detector; a raw one of PyOD, bare or last in a Pipeline, comes wrapped."""
+    """Copy a detector; wrap a raw one of PyOD, bare or last in a Pipeline."""
     if is_pyod(estimator):
         estimator = PyODDetector(estimator)
     elif isinstance(estimator, Pipeline) and is_pyod(estimator[-1]):

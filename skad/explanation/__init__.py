@@ -1,16 +1,20 @@
-"""How the scores of scikit-learn's and PyOD's own detectors decompose, exactly."""
+"""Explain any detector: exactly where there is a rule, from outside where there is none."""
 
-from skad.decompositions import _forest, _gaussian, _kernel, _neighbors  # noqa: F401
-from skad.decompositions._decomposition import (
+from skad._decomposition import (
     Decomposition,
     Exponential,
     Identity,
     NoDecompositionError,
-    can_decompose,
-    decompose,
-    unwrapped,
+    refuse_space,
 )
-from skad.decompositions._linear import LinearMap, linear_map
+from skad._linear_map import LinearMap
+from skad.explanation import rules  # noqa: F401
+from skad.explanation._decompose import decompose
+from skad.explanation._explain import explain
+from skad.explanation._linear import linear_map
+from skad.explanation._occlusion import occlude, patch_groups
+from skad.explanation._pull_back import pull_back
+from skad.explanation._shapley import shapley_values
 
 __all__ = [
     "Decomposition",
@@ -18,8 +22,12 @@ __all__ = [
     "Identity",
     "LinearMap",
     "NoDecompositionError",
-    "can_decompose",
     "decompose",
+    "explain",
     "linear_map",
-    "unwrapped",
+    "occlude",
+    "patch_groups",
+    "pull_back",
+    "refuse_space",
+    "shapley_values",
 ]

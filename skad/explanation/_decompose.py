@@ -6,39 +6,45 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import singledispatch
 from math import prod
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skad._decomposition import Decomposition, NoDecompositionError
-from skad._estimators import unwrapped
-from skad._typing import AnyRows, Floats, Rules
+from skad._estimators import inside
+from skad._linear_map import LinearMap
+from skad._typing import AnyRows, Rules
 from skad.base import BaseDetector
 
-if TYPE_CHECKING:
-    from skad.explanation._linear import LinearMap
-
-__all__ = ["can_decompose", "decompose", "register_by_name", "rows"]
+__all__ = ["can_decompose", "decompose", "register_by_name", "rows", "rule_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Rule: TypeAlias = "Callable[[Any, Any, LinearMap | None], Decomposition]"
+
+_BY_NAME: dict[str, Rule] = {}
+_SCORING = ("score_samples", "decision_function", "_decision_function")
+
 
 @singledispatch
-def _rule(estimator, X, space):
-    check_is_fitted(estimator)
-    name = type(estimator).__name__
-    raise NoDecompositionError(f"{name} has no exact decomposition.")
+def _rule(estimator: Any, X: Any, space: Any = None) -> Decomposition:
+    raise NoDecompositionError(f"{type(estimator).__name__} has no exact decomposition.")
 
 
-def _taught_by_rules(function: Callable[P, R]) -> Rules[P, R]:
-    taught: Any = function
-    taught.register = _rule.register
-    return taught
+def _open_to_rules(function: Callable[P, R]) -> Rules[P, R]:
+    opened: Any = function
+    opened.register = _rule.register
+    return opened
 
 
-@_taught_by_rules
+def register_by_name(name: str, rule: Rule) -> None:
+    """Add the rule of a class of a library that is not imported, by its qualified name."""
+    _BY_NAME[name] = rule
+
+
+@_open_to_rules
 def decompose(
     estimator: Any, X: AnyRows, *, space: LinearMap | None = None
 ) -> Decomposition:
@@ -52,7 +58,8 @@ def decompose(
         BayesianGaussianMixture, EllipticEnvelope, LocalOutlierFactor (novelty),
         IsolationForest, and PCA and FactorAnalysis by their ``score_samples``; of PyOD,
         KDE, KNN, LOF, OCSVM, PCA, GMM, MCD, IForest, HBOS, ECOD, COPOD, LODA and
-        AutoEncoder; a Pipeline that ends in one, or a search.
+        AutoEncoder; a Pipeline that ends in one, a search, or one that is frozen or in
+        InlierTraining or ConformalDetector.
     X : array-like of shape (n, d)
         Rows to explain.
     space : LinearMap, default=None
@@ -80,13 +87,13 @@ def decompose(
     --------
     skad.explain : The relevance alone, of any detector.
     shapley_values : From outside, for detectors without a rule.
-    linear_map : Gives a `space`.
+    linear_map : Returns a `space`.
 
     Notes
     -----
-    ``decompose.register(MyDetector)`` adds a rule: a function of ``(estimator, X)``, or of
-    ``(estimator, X, space)`` where the score is made of squared distances, that gives a
-    `Decomposition`.
+    ``decompose.register(MyDetector)`` adds a rule: a function of ``(estimator, X, space)``
+    that returns a `Decomposition`. `space` is as above; a rule for a score that is not made
+    of squared distances calls :func:`refuse_space`.
 
     Examples
     --------
@@ -103,20 +110,61 @@ def decompose(
     >>> int(parts.relevance.argmax())
     1
     """
-    estimator = unwrapped(estimator)
-    return _checked(_applied(_find(estimator), estimator, X, space), X, space)
+    estimator, rule = _found(estimator)
+    if rule is None:
+        check_is_fitted(estimator)
+        rule = _rule
+    return _checked(rule(estimator, X, space), X, space)
 
 
-def _applied(rule, estimator, X, space):
-    """Apply a rule; one that takes no `space` is one without squared distances."""
-    if len(signature(rule).parameters) > 2:
-        return rule(estimator, X, space)
-    refuse_space(estimator, space)
-    return rule(estimator, X)
+def can_decompose(estimator: Any) -> bool:
+    """Return whether there is a rule for a fitted detector, or for what it wraps.
+
+    Where there is one, `decompose` may still refuse the detector's parameters.
+    """
+    return _found(estimator)[1] is not None
+
+
+def _found(estimator):
+    """Return the outermost estimator of a wrapped one that has a rule, and the rule."""
+    while (rule := rule_of(estimator)) is None:
+        within = inside(estimator)
+        if within is None:
+            break
+        estimator = within
+    return estimator, rule
+
+
+def rule_of(estimator):
+    """Return the rule for the class of an estimator.
+
+    None where there is none, or the class overrides a scoring method of the class of
+    another library that the rule is for.
+    """
+    kinds = type(estimator).__mro__
+    rule = _rule.dispatch(type(estimator))
+    if rule is not _rule.dispatch(object):
+        known = next(kind for kind in kinds if kind in _rule.registry)
+    else:
+        known = next((kind for kind in kinds if _name(kind) in _BY_NAME), None)
+        rule = _BY_NAME.get(_name(known))
+    if rule is None or known.__module__.split(".")[0] not in ("sklearn", "pyod"):
+        return rule
+    same = all(_home(type(estimator), m) is _home(known, m) for m in _SCORING)
+    return rule if same else None
+
+
+def _name(kind):
+    return None if kind is None else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _home(kind, method):
+    """Return the class that a class has a method from."""
+    return next((base for base in kind.__mro__ if method in vars(base)), None)
 
 
 def _checked(parts, X, space):
-    """See that a rule gave parts of the right shape, and give them."""
+    """Return the parts; raise ValueError where a rule gave them in a wrong shape."""
     shape = tuple(X.shape if hasattr(X, "shape") else np.shape(X))
     if space is not None:
         shape = (shape[0], space.matrix.shape[1])
@@ -131,67 +179,14 @@ def _checked(parts, X, space):
     return replace(parts, relevance=relevance, unattributed=unattributed)
 
 
-def can_decompose(estimator: Any) -> bool:
-    """Whether there is a rule for the class of a detector.
-
-    Parameters
-    ----------
-    estimator : object
-        A detector, fitted or not, or a search.
-
-    Returns
-    -------
-    known : bool
-        If True, `decompose` may still refuse its parameters.
-
-    See Also
-    --------
-    skad.explanation.decompose : Follows the rule.
-
-    Examples
-    --------
-    >>> from sklearn.ensemble import IsolationForest
-    >>> from skad.decompositions import can_decompose
-    >>> can_decompose(IsolationForest())
-    True
-    """
-    return _find(unwrapped(estimator)) is not _rule.dispatch(object)
-
-
-def _find(estimator):
-    """Give the rule for the class of an estimator, unless it scores in its own way."""
-    rule, known = _rule.dispatch(type(estimator)), None
-    if rule is not _rule.dispatch(object):
-        known = next(kind for kind in type(estimator).__mro__ if kind in _rule.registry)
-    elif is_pyod(estimator):
-        from skad.decompositions import _pyod
-
-        name, known = _pyod.name_of(estimator)
-        rule = _pyod.RULES.get(name, rule)
-    if known is None or known.__module__.split(".")[0] not in ("sklearn", "pyod"):
-        return rule
-    same = all(_home(type(estimator), m) is _home(known, m) for m in _SCORING)
-    return rule if same else _rule.dispatch(object)
-
-
-_SCORING = ("score_samples", "decision_function", "_decision_function")
-
-
-def _home(kind, method):
-    """Give the class that a class has a method from."""
-    return next((base for base in kind.__mro__ if method in vars(base)), None)
-
-
-def refuse_space(estimator, space):
-    """Raise NoDecompositionError where there is a space."""
-    if space is not None:
-        raise NoDecompositionError(
-            f"The score of {type(estimator).__name__} is no function of squared distances."
-        )
+@_rule.register
+def _(estimator: BaseDetector, X: Any, space: Any = None) -> Decomposition:
+    parts = estimator._decompose(estimator._validate(X), space)
+    return replace(parts, outlier_threshold=-float(estimator.offset_))
 
 
 def rows(estimator, X):
-    """Check rows as the methods of a fitted scikit-learn estimator do; float64 (n, d)."""
+    """Check rows as a fitted scikit-learn estimator does; return them as float64 (n, d)."""
     check_is_fitted(estimator)
     finite = "allow-nan" if get_tags(estimator).input_tags.allow_nan else True
     return validate_data(

@@ -9,44 +9,20 @@ explained from outside, by sampled Shapley values. The lists of rules are open:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
-from sklearn.base import OneToOneFeatureMixin
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skad._occlusion import occlude, patch_groups
-from skad._pull_back import NoRuleError, pull_back, pulled_back, refusal
-from skad._scores import can_score, refuse_torch_dataset
-from skad._shapley import shapley_values
+from skad._decomposition import NoDecompositionError
+from skad._estimators import can_score, chain, inside, refuse_torch_dataset
 from skad._typing import AnyRows, Floats, singledispatch
-from skad.base import BaseDetector
-from skad.decompositions import (
-    Decomposition,
-    LinearMap,
-    NoDecompositionError,
-    can_decompose,
-    decompose,
-    linear_map,
-    unwrapped,
-)
+from skad.explanation._decompose import can_decompose, decompose
+from skad.explanation._pull_back import NoRuleError
+from skad.explanation._shapley import shapley_values
+from skad.explanation._through import first_mixing, pulled_through, transformed
 
-__all__ = [
-    "Decomposition",
-    "LinearMap",
-    "NoDecompositionError",
-    "decompose",
-    "explain",
-    "linear_map",
-    "occlude",
-    "patch_groups",
-    "pull_back",
-    "shapley_values",
-]
-
-_LOST = 1e-7  # of relevance, in sums that are pulled back: more is no rounding
+__all__ = ["explain"]
 
 
 @singledispatch
@@ -62,7 +38,8 @@ def explain(
     Parameters
     ----------
     estimator : object
-        A fitted detector, a Pipeline ending in one, or a search over either. A detector
+        A fitted detector, a Pipeline ending in one, or a search over either, also frozen or
+        in InlierTraining or ConformalDetector. A detector
         is explained by the rule registered for its class, else by its own ``explain``
         method, else by its exact decomposition (`decompose` lists those of scikit-learn
         and PyOD that have one), else by `shapley_values`, which needs normal rows to
@@ -75,7 +52,7 @@ def explain(
     references : array-like of shape (m, d), default=None
         Normal rows, in the space of `X`, for detectors without an explanation of their
         own and Pipelines whose transformers mix columns: they are explained by
-        `shapley_values`. Others take no notice of it.
+        `shapley_values`. Others do not use them.
 
     Returns
     -------
@@ -106,7 +83,7 @@ def explain(
     Linear transformers that mix columns, such as PCA, are undone exactly where the
     detector's score is made of squared distances: see `linear_map`.
 
-    Further detectors are taught by ``explain.register(MyDetector)``, a function of
+    ``explain.register(MyDetector)`` adds a rule for further detectors, a function of
     ``(estimator, X, *, space="input", references=None)``.
 
     Examples
@@ -122,12 +99,12 @@ def explain(
     """
     _check_space(space)
     refuse_torch_dataset(estimator, X)
-    if hasattr(estimator, "explain"):
+    within = None if _explains_by_method(type(estimator)) else inside(estimator)
+    if within is not None:
+        return explain(within, X, space=space, references=references)
+    if _explains_by_method(estimator):
         return estimator.explain(X)
     check_is_fitted(estimator)
-    found = unwrapped(estimator)
-    if found is not estimator:
-        return explain(found, X, space=space, references=references)
     if can_decompose(estimator):
         try:
             return decompose(estimator, X).relevance
@@ -142,146 +119,46 @@ def _(estimator: Pipeline, X: Any, *, space: Any = "input", references: Any = No
     _check_space(space)
     check_is_fitted(estimator)
     refuse_torch_dataset(estimator, X)
-    *steps, detector = _flat_steps(estimator)
-    if not _explains_itself(detector) and space == "input":
+    *steps, detector = chain(estimator, stop=_has_rule)
+    if space == "model":
+        return _explain_last(steps, detector, X, references)
+    if not (_has_own(detector) or can_decompose(detector)):
         return _explain_from_outside(estimator, X, references)
-    inputs, seen = _transformed(steps, X), references
-    if space == "input":
-        try:
-            return _explain_through(steps, detector, inputs)
-        except (NoRuleError, NoDecompositionError):
-            if references is None:
-                raise
-            return _explain_from_outside(estimator, X, references)
-    for step in steps if seen is not None else ():
-        seen = step.transform(seen)
-    return explain(detector, inputs[-1], references=seen)
-
-
-def _transformed(steps, X):
-    """Give what goes into each of the steps, and what comes out of the last."""
-    inputs = [np.asarray(X) if isinstance(X, list | tuple) else X]
-    for step in steps:
-        inputs.append(step.transform(inputs[-1]))
-    return inputs
-
-
-def _explain_through(steps, detector, inputs):
-    """Explain the detector's input, and pull the relevance back through the steps."""
-    mixing = _first_mixing(steps) is not None and can_decompose(detector)
-    if (_is_registered(detector) or hasattr(detector, "explain")) and not mixing:
-        return _pulled_through(steps, inputs, explain(detector, inputs[-1]))
-    return _decompose_through(steps, detector, inputs).relevance
-
-
-def _decompose_through(steps, detector, inputs):
-    """Decompose the detector's score into parts of the columns that came in first.
-
-    The first of the linear steps that mix columns, and all after it, are undone at once.
-    """
-    parts = decompose(detector, inputs[-1])
-    mixing = _first_mixing(steps)
-    if mixing is None:
-        return replace(parts, relevance=_pulled_through(steps, inputs, parts.relevance))
-    first = steps.index(mixing)
-    relevance = _undo_linear(steps[first:], detector, inputs[first:], parts.relevance)
-    return replace(parts, relevance=_pulled_through(steps[:first], inputs, relevance))
-
-
-def _undo_linear(steps, detector, inputs, relevance):
-    """Explain what goes into linear steps; refuse where steps or detector forbid it."""
-    whole = LinearMap(np.eye(inputs[0].shape[1]))
-    for step, entered in zip(steps, inputs[:-1], strict=True):
-        part = linear_map(step, entered)
-        if part is None:
-            raise refusal(steps[0])
-        whole = whole.then(part)
     try:
-        pulled = decompose(detector, inputs[-1], space=whole).relevance
-    except NoDecompositionError as error:
-        raise refusal(steps[0]) from error
-    lost = abs(pulled.sum(axis=1) - relevance.sum(axis=1))
-    if (lost > _LOST * (abs(relevance).sum(axis=1) + abs(pulled).max(initial=0))).any():
-        raise NoRuleError(
-            f"Relevance can't be pulled back through {type(steps[0]).__name__} within "
-            f"{_LOST} of its size: the matrix has no accurate inverse. Leave out constant "
-            "and collinear columns, or components of next to no variance; or give "
-            "references= to explain from outside, by Shapley values."
-        )
-    return pulled
-
-
-def _pulled_through(steps, inputs, relevance):
-    for step, entered in zip(steps[::-1], inputs[: len(steps)][::-1], strict=True):
-        relevance = pulled_back(step, entered, relevance)
-    return relevance
-
-
-def _first_mixing(steps):
-    """Give the first step that is linear and has no rule to be pulled back alone."""
-    for step in steps:
-        known = linear_map.dispatch(type(step)) is not linear_map.dispatch(object)
-        alone = pull_back.dispatch(type(step)) is not pull_back.dispatch(object)
-        if known and not alone and not isinstance(step, OneToOneFeatureMixin):
-            return step
-    return None
-
-
-def _flat_steps(estimator):
-    """Give a Pipeline's fitted steps, those of Pipelines inside in their place; a list."""
-    estimator = unwrapped(estimator)
-    if not isinstance(estimator, Pipeline):
-        return [estimator]
-    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
-    return [part for step in steps for part in _flat_steps(step)]
-
-
-@decompose.register
-def _(estimator: BaseDetector, X: Any, space: Any) -> Any:
-    """Decompose one of skad's own by its explanation, as flat rows."""
-    relevance, unattributed = estimator.explain(X), estimator.unattributed(X)
-    if space is not None:
-        relevance = estimator._relevance_through(estimator._validate(X), space)
-    return Decomposition(
-        relevance.reshape(len(relevance), -1),
-        unattributed,
-        "outlier score",
-        outlier_threshold=-float(estimator.offset_),
-    )
-
-
-@decompose.register
-def _(estimator: Pipeline, X: Any, space: Any) -> Any:
-    """Decompose the last step's score, its relevance pulled back."""
-    check_is_fitted(estimator)
-    if space is not None:
-        raise NoDecompositionError("A Pipeline is undone as a whole: give its own input.")
-    *steps, detector = _flat_steps(estimator)
-    return _decompose_through(steps, detector, _transformed(steps, X))
-
-
-def explain_in_score_units(
-    estimator: Any, X: AnyRows, references: AnyRows | None
-) -> Floats:
-    """Explain as `explain` does, but always in the units of the outlier score."""
-    detector = _flat_steps(estimator)[-1]
-    if isinstance(detector, BaseDetector) or not can_decompose(detector):
-        return explain(estimator, X, references=references)
-    try:
-        parts = decompose(estimator, X)
+        return _explain_through(estimator, steps, detector, X)
     except (NoRuleError, NoDecompositionError):
+        if references is None:
+            raise
         return _explain_from_outside(estimator, X, references)
-    return parts.relevance * parts.slopes[:, None]
 
 
-def _explains_itself(detector):
-    """Whether a rule is registered for the detector's class, or it has its own."""
-    own = _is_registered(detector) or hasattr(detector, "explain")
-    return own or can_decompose(detector)
+def _explain_last(steps, detector, X, references):
+    """Explain the detector in the columns that it sees."""
+    if references is not None:
+        references = transformed(steps, references)[-1]
+    return explain(detector, transformed(steps, X)[-1], references=references)
 
 
-def _is_registered(detector):
-    return explain.dispatch(type(detector)) is not explain.dispatch(object)
+def _explain_through(estimator, steps, detector, X):
+    """Explain the detector's input, and pull the relevance back through the steps."""
+    mixing = first_mixing(steps) is not None
+    if can_decompose(detector) and (mixing or not _has_own(detector)):
+        return decompose(estimator, X).relevance
+    inputs = transformed(steps, X)
+    return pulled_through(steps, inputs, explain(detector, inputs[-1]))
+
+
+def _has_own(detector):
+    """Return whether an explanation is registered for the class, or it has its own."""
+    return _has_rule(detector) or _explains_by_method(detector)
+
+
+def _has_rule(estimator):
+    return explain.dispatch(type(estimator)) is not explain.dispatch(object)
+
+
+def _explains_by_method(estimator):
+    return hasattr(estimator, "explain")
 
 
 def _explain_from_outside(estimator, X, references):

@@ -1,10 +1,8 @@
-"""Linear transformers, which explanations by squared distances go back through."""
+"""Linear transformers, through which squared distances are pulled back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,112 +17,14 @@ from sklearn.preprocessing import (
 )
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
-from skad._typing import AnyArray, AnyRows, Floats, Rules, singledispatch
+from skad._linear_map import LinearMap
+from skad._typing import AnyRows, Rules, singledispatch
 
-__all__ = ["LinearMap", "linear_map"]
-
-
-@dataclass(frozen=True, eq=False)
-class LinearMap:
-    r"""How the columns z of a model came out of others: ``z = W x + const``.
-
-    A product of a deviation and a gradient in z, as :math:`\delta_i \cdot \delta_i` of a
-    squared distance, is the sum over the columns of x of
-
-    .. math:: (W^+ \delta)_i \cdot (W^\top \delta)_i,
-
-    the shortest deviation in x that makes :math:`\delta`, times the gradient in x.
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (k, d)
-        W.
-
-    See Also
-    --------
-    linear_map : Gives that of a transformer.
-    decompose : Takes one as `space`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skad.explanation import LinearMap
-    >>> total = LinearMap(np.array([[1.0, 1.0]]))  # z = x_1 + x_2
-    >>> total(np.array([[3.0]]))  # 9, shared
-    array([[4.5, 4.5]])
-    """
-
-    matrix: Floats
-
-    @cached_property
-    def inverse(self) -> AnyArray:
-        """The pseudo-inverse of W: ndarray (d, k)."""
-        return np.linalg.pinv(self.matrix)
-
-    def deviation(self, deviations: Floats) -> Floats:
-        r"""Give the shortest deviations in x that make those in z.
-
-        Parameters
-        ----------
-        deviations : ndarray of shape (n, k)
-            A deviation :math:`\delta` in z a row.
-
-        Returns
-        -------
-        deviations : ndarray of shape (n, d)
-            The rows :math:`W^+ \delta`.
-        """
-        return deviations @ self.inverse.T
-
-    def gradient(self, gradients: Floats) -> Floats:
-        r"""Give gradients in x.
-
-        Parameters
-        ----------
-        gradients : ndarray of shape (n, k)
-            A gradient g in z a row.
-
-        Returns
-        -------
-        gradients : ndarray of shape (n, d)
-            The rows :math:`W^\top g`.
-        """
-        return gradients @ self.matrix
-
-    def __call__(self, deviations: Floats) -> Floats:
-        """Share squared deviations in z out among the columns of x.
-
-        Parameters
-        ----------
-        deviations : ndarray of shape (n, k)
-            A deviation in z a row, not squared.
-
-        Returns
-        -------
-        squares : ndarray of shape (n, d)
-            The sum of a row is that of its squared deviations, as far as a deviation in x
-            can make them.
-        """
-        return self.deviation(deviations) * self.gradient(deviations)
-
-    def then(self, other: LinearMap) -> LinearMap:
-        """Give the map of this one and then another.
-
-        Parameters
-        ----------
-        other : LinearMap
-            From the columns that this one gives.
-
-        Returns
-        -------
-        map : LinearMap
-            Its matrix is ``other.matrix @ self.matrix``.
-        """
-        return LinearMap(other.matrix @ self.matrix)
+__all__ = ["linear_map"]
 
 
 def by_unit_vectors(transformer: Any, X: Any) -> LinearMap:
-    """Give the matrix of any linear transformer, by what it makes of unit vectors.
+    """Return the matrix of any linear transformer, by what it makes of unit vectors.
 
     The units are those of X: a transformer that takes off large means would hide others.
     """
@@ -149,7 +49,7 @@ def _with_unit_vectors(rules: Any) -> _LinearMaps:
 @_with_unit_vectors
 @singledispatch
 def linear_map(transformer: Any, X: AnyRows) -> LinearMap | None:
-    """Give the matrix of a fitted linear transformer.
+    """Return the matrix of a fitted linear transformer.
 
     Parameters
     ----------

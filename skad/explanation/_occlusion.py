@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from skad._scores import normality
-from skad._sklearn import _num_samples, _safe_indexing, is_torch_dataset, row_of, take_rows
+from skad._estimators import normality
+from skad._sklearn import _safe_indexing
 from skad._typing import AnyRows, ArrayLike, Floats, Ints
 
-__all__ = ["Exchange", "keep_references", "occlude", "patch_groups"]
+__all__ = ["Exchange", "occlude", "patch_groups"]
 
 _CHUNK = 20_000  # rows scored at once
-_KEPT = 256
 
 
 def occlude(
@@ -132,19 +131,6 @@ def patch_groups(image_shape: Sequence[int], side: int) -> Ints:
     return np.broadcast_to(patches, image_shape).copy()
 
 
-def keep_references(X):
-    """Draw the normal rows that a wrapper keeps for `occlude`: at most 256, seeded."""
-    n = _num_samples(X)
-    rows = np.arange(n)
-    if n > _KEPT:
-        rows = np.sort(np.random.default_rng(0).choice(n, _KEPT, replace=False))
-    if is_torch_dataset(X):  # whose items may be tuples, and which may hold far more
-        return np.stack([row_of(X[i]) for i in rows.tolist()])
-    if n <= _KEPT:
-        return X
-    return take_rows(X, rows)
-
-
 class Exchange:
     """Rows, and normal rows like each of them to take features from.
 
@@ -157,6 +143,8 @@ class Exchange:
     ----------
     X : ndarray or data frame
     n_rows, n_features, n_groups, n_donors : int
+    donors : ndarray of shape (n_rows, n_donors), int
+        The normal rows of each row, the most alike first.
     """
 
     def __init__(self, X, references, groups, n_references):
@@ -176,7 +164,7 @@ class Exchange:
         self.n_rows, self.n_groups = len(self.X), len(self._sizes)
         self.n_features = len(self._group)
         self.n_donors = min(n_references, len(self._references))
-        self._donors = _nearest(self.X, self._references, self.n_donors)
+        self.donors = _nearest(self.X, self._references, self.n_donors)
 
     def mixed(self, rows, donors, exchanged):
         """Copy rows, some of whose groups are their donors'.
@@ -188,7 +176,7 @@ class Exchange:
         exchanged : ndarray of shape (n, n_groups), bool
         """
         changed = _safe_indexing(self.X, rows)
-        donor = _safe_indexing(self._references, self._donors[rows, donors])
+        donor = _safe_indexing(self._references, self.donors[rows, donors])
         member = exchanged[:, self._group]
         if not hasattr(changed, "iloc"):
             return np.where(member.reshape(changed.shape), donor, changed)
@@ -200,9 +188,9 @@ class Exchange:
 
     def scores_of_donors(self, estimator):
         """Outlier scores of the donors: ndarray (n_rows, n_donors)."""
-        own, place = np.unique(self._donors, return_inverse=True)
+        own, place = np.unique(self.donors, return_inverse=True)
         scores = -normality(estimator, _safe_indexing(self._references, own))
-        return scores[place.reshape(self._donors.shape)]
+        return scores[place.reshape(self.donors.shape)]
 
     def spread(self, values):
         """Share values of groups, (n_rows, n_groups), equally by their features."""
@@ -218,7 +206,7 @@ def _as_table(X):
 
 
 def _alike(X, references):
-    """See that both are frames, of the same columns, or both arrays."""
+    """Check that both are frames, of the same columns, or both arrays; return them."""
     if hasattr(X, "iloc") != hasattr(references, "iloc"):
         raise TypeError(
             "X and references must both be data frames, or both arrays; got "
@@ -235,7 +223,7 @@ def _alike(X, references):
 
 
 def _chosen(own, donor, exchanged):
-    """Give a column, of the donors' where exchanged; a new category is no obstacle."""
+    """Return a column, the donors' where exchanged; new categories are allowed."""
     if own.dtype == donor.dtype and str(own.dtype) != "category":
         return own.where(~exchanged, donor)
     mixed = own.astype(object).where(~exchanged, donor.astype(object))
@@ -246,7 +234,7 @@ def _chosen(own, donor, exchanged):
 
 
 def _group_numbers(groups, shape):
-    """Give the number of each feature's group, from 0: int (features,)."""
+    """Return the number of each feature's group, from 0: int (features,)."""
     d = prod(shape)
     if groups is None:
         return np.arange(d)
@@ -260,7 +248,7 @@ def _group_numbers(groups, shape):
 
 
 def _nearest(X, references, k):
-    """Give the k nearest references of each row: int (n, k)."""
+    """Return the k nearest references of each row: int (n, k)."""
     x, r = _numeric(X), _numeric(references)
     centre, spread = r.mean(axis=0), r.std(axis=0)
     spread[spread == 0] = 1
@@ -291,7 +279,7 @@ def _levels(X):
 
 
 def _numeric(X):
-    """Give rows as float64 (n, d); what is missing or no number is 0."""
+    """Return rows as float64 (n, d); what is missing or no number is 0."""
     if hasattr(X, "iloc"):
         X = X.select_dtypes("number").to_numpy(dtype=np.float64, na_value=np.nan)
     X = X.reshape(len(X), prod(X.shape[1:]))

@@ -58,12 +58,12 @@ def pull_back(transformer: Any, X: Any, relevance: Floats) -> Floats:
     Raises
     ------
     TypeError
-        When the transformer has no rule. ``pull_back.register(MyTransformer)`` teaches
+        When the transformer has no rule. ``pull_back.register(MyTransformer)`` adds
         one: a function of ``(transformer, X, relevance)``.
 
     See Also
     --------
-    linear_map : What linear transformers that mix columns are undone by.
+    linear_map : Undoes linear transformers that mix columns.
     skad.explain : Pulls relevance back through a whole Pipeline.
 
     Examples
@@ -83,7 +83,7 @@ def pull_back(transformer: Any, X: Any, relevance: Floats) -> Floats:
 
 
 def pulled_back(transformer, X, relevance):
-    """Pull back, and see that the rule gave the shape of the input, and lost nothing."""
+    """Pull relevance back; check that the rule keeps the input's shape and the sums."""
     pulled, name = pull_back(transformer, X, relevance), type(transformer).__name__
     if np.shape(pulled) != np.shape(X):
         raise ValueError(
@@ -108,7 +108,7 @@ class NoRuleError(TypeError):
 
 
 def refusal(transformer):
-    """Give the error for a transformer without a rule, with what can be done instead."""
+    """Return the error for a transformer without a rule, with what can be done instead."""
     name = type(transformer).__name__
     return NoRuleError(
         f"Relevance can't be pulled back through {name}: no rule says which input column "

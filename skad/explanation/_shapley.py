@@ -9,9 +9,9 @@ import numpy as np
 from sklearn.utils import Bunch, check_random_state
 from tqdm import tqdm
 
-from skad._occlusion import Exchange
-from skad._scores import normality
+from skad._estimators import normality
 from skad._typing import AnyRows, ArrayLike, Seed
+from skad.explanation._occlusion import Exchange
 
 __all__ = ["shapley_values"]
 
@@ -148,7 +148,7 @@ def shapley_values(
 
 
 def _ends(scores, path):
-    """Give the score at an end of each path, as a column of it."""
+    """Return the score at an end of each path, as a column of it."""
     return np.broadcast_to(scores[:, :, None, None, None], (*path.shape[:-1], 1))
 
 

@@ -1,30 +1,16 @@
-"""What the metrics share: checks of labels, masks and signs, and means without NaN."""
+"""What the metrics share: checks of classes, masks and maps, and means without NaN."""
 
 import numpy as np
 from sklearn.exceptions import UndefinedMetricWarning
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import check_array
 
+from skad._labels import read_signs
 from skad._warnings import warn
-from skad.base import zero_one_complaint
-
-
-def _check_labels(y):
-    """Return labels as integers: +1 normal, -1 anomaly, 0 unlabelled."""
-    y = column_or_1d(y)
-    if complaint := zero_one_complaint(y):
-        raise ValueError(complaint)
-    values = set(np.unique(y).tolist())
-    if not values <= {-1, 0, 1}:
-        raise ValueError(
-            "Labels must be +1 (normal), -1 (anomaly) or 0 (unlabelled), got "
-            f"{sorted(map(str, values))[:5]}."
-        )
-    return y.astype(int)
 
 
 def _split_classes(y):
-    """Boolean masks of the normal and the anomalous rows, neither of them empty."""
-    y = _check_labels(y)
+    """Return boolean masks of the normal and the anomalous rows, neither of them empty."""
+    y = read_signs(y)
     normal, anomalous = y == 1, y == -1
     if not (normal.any() and anomalous.any()):
         raise ValueError(

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from skad._scores import normality
+from skad._estimators import normality
 from skad._sklearn import indexable, take_rows
 from skad._typing import ArrayLike, Rows
 from skad.explanation import explain
@@ -102,7 +102,7 @@ def clever_hans_report(
     ----------
     detectors : dict of str to estimator, or list of (str, estimator)
         Fitted detectors: skad's, scikit-learn's or PyOD's, pipelines and searches too.
-        Higher ``score_samples`` (or, in want of that, ``decision_function``) must mean
+        Higher ``score_samples`` (without it, ``decision_function``) must mean
         more normal, as in scikit-learn; PyOD's own opposite sign is known.
     X : array-like of shape (n, d), (n, H, W) or (n, C, H, W)
         Test rows.
@@ -232,7 +232,7 @@ def _cosines(mask, rows, relevance):
 
 
 def _same_layout(mask, relevance):
-    """Give a flat mask or relevance the other's image shape, where sizes agree."""
+    """Return a flat mask or relevance the other's image shape, where sizes agree."""
     if mask.size == relevance.size:
         if relevance.ndim == 2:
             relevance = relevance.reshape(mask.shape)

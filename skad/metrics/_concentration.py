@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import entr, softmax
+from scipy.special import entr
 from scipy.stats import spearmanr
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.utils import Bunch
@@ -14,6 +14,7 @@ from skad._typing import ArrayLike
 from skad.metrics._checks import _undefined
 from skad.metrics._localization import cosine_similarity_score
 from skad.relevance._mean_distance import MeanDistance
+from skad.relevance._soft_minimum import responsibilities
 
 if TYPE_CHECKING:
     from skad.detectors import KDE
@@ -111,7 +112,7 @@ def mean_distance_agreement(kde: KDE, X: ArrayLike) -> Bunch:
     _check_is_kde(kde)
     score, relevance = -kde.score_samples(X), kde.explain(X)
     rows, templates = kde._validate(X), kde._pool.templates
-    wide = MeanDistance(templates).relevance(rows, None, None)
+    wide = MeanDistance(templates).relevance(rows)
     return Bunch(
         rank_correlation=_rank_correlation(score, wide.sum(axis=1)),
         cosine=cosine_similarity_score(wide, relevance.reshape(rows.shape), average=None),
@@ -137,12 +138,12 @@ def _rank_correlation(score, distance):
 
 
 def _template_share(kde, rows, templates):
-    """Give exp(H(p)) / n of each row."""
+    """Return exp(H(p)) / n of each row."""
     if np.isinf(kde.bandwidth_):
         return np.ones(len(rows))
 
     def share(distances, start):
-        p = softmax(_log_kernel(kde._pool.pooling, distances), axis=1)
+        p = responsibilities(kde._pool.pooling.energies(distances))
         return np.exp(entr(p).sum(axis=1)) / len(templates)
 
     # Centred, since the distances come from a product of matrices, which cancels digits.
@@ -151,8 +152,3 @@ def _template_share(kde, rows, templates):
         rows, templates, reduce_func=share, working_memory=_CHUNK_MIB, squared=True
     )
     return np.concatenate(list(chunks))
-
-
-def _log_kernel(pooling, distances):
-    u = distances / pooling.scale
-    return -u if pooling.linear else -pooling.power * np.log1p(u)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 from sklearn.utils import Bunch, check_array, check_random_state
 
-from skad._scores import normality
+from skad._estimators import normality
 from skad._typing import ArrayLike, Seed
 from skad.explanation import explain
 from skad.metrics._checks import _check_nd, _heat_map, _undefined
@@ -131,7 +131,7 @@ def pixel_flipping_curve(
 
 
 def _in_order_of(X, other, name):
-    """Give a frame, or a series of a row, with its columns in the order of those of X."""
+    """Return a frame, or a series of a row, with its columns in the order of those of X."""
     names = getattr(other, "columns", getattr(other, "index", None))
     if not hasattr(X, "columns") or not hasattr(other, "iloc"):
         return other

@@ -12,11 +12,11 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.metadata_routing import UNUSED
 
-from skad._scores import normality
+from skad._estimators import normality
+from skad._labels import read_signs
 from skad._sklearn import _num_samples, take_rows
 from skad._typing import AnyRows, ArrayLike
 from skad.explanation import explain
-from skad.metrics._checks import _check_labels
 from skad.metrics._localization import (
     cosine_similarity_score,
     pixel_roc_auc_score,
@@ -153,7 +153,7 @@ class ExplanationAwareScorer(BaseEstimator):
     def _detection(self, estimator, X, y):
         if y is None:
             raise ValueError("Detection is scored against labels: give y (+1, -1).")
-        y = _check_labels(y)
+        y = read_signs(y)
         known = np.flatnonzero(y)
         if len(classes := np.unique(y[known])) < 2:
             raise ValueError(
@@ -185,5 +185,5 @@ class ExplanationAwareScorer(BaseEstimator):
 
 
 def _shaped_like(relevance, mask):
-    """Give masks the shape of the relevance where one is flat and the other is not."""
+    """Return masks the shape of the relevance where one is flat and the other is not."""
     return mask.reshape(relevance.shape) if mask.size == relevance.size else mask

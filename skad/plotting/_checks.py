@@ -4,12 +4,13 @@ from math import prod
 
 import numpy as np
 
-from skad.base import same_image
+from skad._estimators import chain, layers
+from skad._images import same_image
 from skad.plotting._common import short
 
 
 def dense(X):
-    """Give X as an array; raise ValueError for fewer than two axes, or no entry."""
+    """Return X as an array; raise ValueError for fewer than two axes, or no entry."""
     X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
     if X.ndim < 2 or 0 in X.shape:
         raise ValueError(
@@ -19,7 +20,7 @@ def dense(X):
     return X
 
 
-def check_count(X, max_rows):
+def check_rows_shown(X, max_rows):
     """Raise ValueError unless there are rows, and no more than may be shown."""
     n = X.shape[0] if hasattr(X, "shape") else len(X)
     if n == 0:
@@ -32,7 +33,7 @@ def check_count(X, max_rows):
 
 
 def image_shape_of(X, wanted):
-    """Shape of one image, None for tabular rows."""
+    """Return the shape of one image, None for tabular rows."""
     row = X.shape[1:]
     shape = row if len(row) > 1 else wanted
     if shape is None:
@@ -64,7 +65,7 @@ def row_titles(n, scores, labels):
 
 
 def finite(array, name):
-    """Give an array as float64; raise ValueError for NaN or infinite values."""
+    """Return an array as float64; raise ValueError for NaN or infinite values."""
     array = np.asarray(array, dtype=np.float64)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} has NaN or infinite values.")
@@ -72,7 +73,7 @@ def finite(array, name):
 
 
 def planes(array, name, X, shape, any_length=False):
-    """Give maps as (n, channels, H, W), from any of the shapes they may come in."""
+    """Return maps as (n, channels, H, W), from any of the shapes they may come in."""
     array = finite(array, name)
     height, width = shape[-2:]
     image, row = (prod(shape[:-2]), height, width), array.shape[1:]
@@ -89,7 +90,7 @@ def heat_maps(array, name, X, shape, any_length=False):
 
 
 def table(array, name, X):
-    """Give finite numbers in the shape of X; raise ValueError for another shape."""
+    """Return finite numbers in the shape of X; raise ValueError for another shape."""
     array = finite(array, name)
     if array.shape != X.shape:
         raise ValueError(f"{name} has shape {array.shape}, but X has shape {X.shape}.")
@@ -97,27 +98,25 @@ def table(array, name, X):
 
 
 def model_input(estimator, X):
-    """Transform X to what the last step sees; give its columns' names too, if known."""
-    for name in ("best_estimator_", "estimator_"):
-        estimator = getattr(estimator, name, estimator)
-    if not hasattr(estimator, "steps") or len(estimator) < 2:
-        return X, None
-    before = estimator[:-1]
+    """Return what the detector in a model sees of X, and its columns' names, if known."""
+    *steps, _ = chain(estimator)
+    for step in steps:
+        X = step.transform(X)
+    return X, _names_after(steps)
+
+
+def _names_after(steps):
+    names = None
     try:
-        names = before.get_feature_names_out()
+        for step in steps:
+            names = step.get_feature_names_out(names)
     except (AttributeError, ValueError):
-        names = None
-    return before.transform(X), names
+        return None
+    return names
 
 
 def fitted_shape(estimator, n_features):
-    """Find the image shape that a detector keeps, however wrapped, if it fits."""
-    while estimator is not None:
-        shape = getattr(estimator, "image_shape_", None)
-        if shape is not None:
-            return tuple(shape) if prod(shape) == n_features else None
-        inner = getattr(estimator, "best_estimator_", None)
-        inner = getattr(estimator, "estimator_", None) if inner is None else inner
-        steps = getattr(estimator, "steps", None)
-        estimator = steps[-1][1] if steps else inner
-    return None
+    """Return the image shape that a detector keeps, however wrapped, if it fits."""
+    shapes = (getattr(part, "image_shape_", None) for part in layers(estimator))
+    shape = next((shape for shape in shapes if shape is not None), None)
+    return tuple(shape) if shape is not None and prod(shape) == n_features else None

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from skad._scores import normality
+from skad._estimators import normality
 from skad._typing import AnyArray, ArrayLike, ImageShape
 from skad.plotting._checks import (
-    check_count,
+    check_rows_shown,
     dense,
     finite,
     image_shape_of,
@@ -164,7 +164,7 @@ class CounterfactualDisplay:
                 f"{type(estimator).__name__}. Of a Pipeline or a search, give the detector "
                 "itself, and the rows that it sees."
             )
-        check_count(X, max_rows)
+        check_rows_shown(X, max_rows)
         normal = estimator.counterfactual(X)
         scale = estimator.references_.std(axis=0, dtype=np.float64)
         return cls.from_predictions(
@@ -271,7 +271,7 @@ class CounterfactualDisplay:
             NaN or infinite, `scale` is not positive, or `max_features` is below 1.
         """
         plt = import_pyplot()
-        check_count(self.inputs, max_rows)
+        check_rows_shown(self.inputs, max_rows)
         if not isinstance(max_features, Integral) or max_features < 1:
             raise ValueError(
                 f"max_features must be an integer, 1 or more; got {max_features}."
@@ -362,7 +362,7 @@ def _draw_arrows(ax, change, texts):
 
 
 def _share_scale(figure, axes, change, scaled):
-    """Give all axes one range, and name it once."""
+    """Return all axes one range, and name it once."""
     low, high = min((-change).min(), 0), max((-change).max(), 0)
     room = 0.05 * ((high - low) or 1)
     for ax in axes:

@@ -36,7 +36,7 @@ def beyond(maps, low, high):
 
 
 def pictures(X, shape):
-    """Give the inputs as pictures in [0, 1] on one scale: RGB if three channels."""
+    """Return the inputs as pictures in [0, 1] on one scale: RGB if three channels."""
     X = np.asarray(X, dtype=np.float64).reshape(len(X), -1, *shape[-2:])
     low, high = min(np.nanmin(X), 0), np.nanmax(X)
     # Values in [0, 1] stay what they are: pictures of two figures can be compared.
@@ -107,7 +107,7 @@ def draw_bars(axes, relevance, texts):
 
 
 def share_scale(figure, axes, relevance):
-    """Give all axes one range, and name it once."""
+    """Return all axes one range, and name it once."""
     low, high = min(relevance.min(), 0), max(relevance.max(), 0)
     room = 0.03 * ((high - low) or 1)
     for ax in axes:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from skad._scores import normality
+from skad._estimators import normality
 from skad._typing import AnyArray, AnyRows, ArrayLike, ImageShape
 from skad.explanation import explain
 from skad.plotting._checks import (
-    check_count,
+    check_rows_shown,
     dense,
     fitted_shape,
     heat_maps,
@@ -170,8 +170,8 @@ class ExplanationDisplay:
         feature_names : sequence of d str, default=None
             None: the names of the columns, where `X` or `estimator` knows them.
         image_shape : tuple, default=None
-            None: the shape the detector was fitted on, also inside pipelines,
-            ``InlierTraining`` and searches, if there is one and it fits the rows.
+            None: the shape the detector was fitted on, also inside pipelines, searches and
+            wrappers, if there is one and it fits the rows.
         space : {"input", "model"}, default="input"
             Show `X`, or what the Pipeline's last step sees.
         references : array-like of shape (m, d), default=None
@@ -193,7 +193,7 @@ class ExplanationDisplay:
             As :func:`skad.explain` and `plot`.
         """
         import_pyplot()
-        check_count(X, max_rows)
+        check_rows_shown(X, max_rows)
         relevance = explain(estimator, X, space=space, references=references)
         scores = -normality(estimator, X)
         if space == "input":
@@ -334,7 +334,7 @@ class ExplanationDisplay:
             relevance is NaN or infinite, or `quantile` or `max_features` is out of range.
         """
         plt = import_pyplot()
-        check_count(self.inputs, max_rows)
+        check_rows_shown(self.inputs, max_rows)
         if not 0 < quantile <= 1 or max_features < 1:
             raise ValueError(
                 "quantile must be in (0, 1] and max_features at least 1, got "

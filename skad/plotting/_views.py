@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from skad._scores import normality
+from skad._estimators import normality
 from skad._typing import AnyArray, ArrayLike, ImageShape
 from skad.explanation import explain
 from skad.plotting._checks import (
-    check_count,
+    check_rows_shown,
     dense,
     finite,
     heat_maps,
@@ -162,7 +162,7 @@ class ViewsDisplay:
                 f"{type(estimator).__name__}. Of a Pipeline or a search, give the detector "
                 "itself, and the rows that it sees."
             )
-        check_count(X, max_rows)
+        check_rows_shown(X, max_rows)
         _image_shape(dense(X), estimator.image_shape_)
         return cls.from_predictions(
             X,
@@ -270,7 +270,7 @@ class ViewsDisplay:
             agree.
         """
         plt = import_pyplot()
-        check_count(self.inputs, max_rows)
+        check_rows_shown(self.inputs, max_rows)
         inputs = dense(self.inputs)
         shape = _image_shape(inputs, self.image_shape)
         views = _views_of(self.views, shape)
@@ -306,7 +306,7 @@ class ViewsDisplay:
         return finite(contributions, "contributions")
 
     def _pictures(self, X, shape, views):
-        """Give the columns of pictures: images, heat maps, the view that adds most."""
+        """Return the columns of pictures: images, heat maps, the view that adds most."""
         grey = {"cmap": "gray", "vmin": 0, "vmax": 1}
         shown = pictures(X, shape)
         yield "input", shown, grey
@@ -343,7 +343,7 @@ def _seen(picture, view):
 
 
 def _grid(views):
-    """Give row and column of each view, and the names of both."""
+    """Return row and column of each view, and the names of both."""
     rows = list(dict.fromkeys(_shift(view) for view in views))
     columns = list(dict.fromkeys(_turn(view) for view in views))
     places = [[rows.index(_shift(view)), columns.index(_turn(view))] for view in views]

@@ -13,12 +13,13 @@ enough the differences are taken directly.
 import numpy as np
 import torch
 
-__all__ = ["ROWS", "FeatureSums", "TemplateTiles", "to_tensor"]
+__all__ = ["ROWS", "FeatureSums", "MappedSums", "TemplateTiles", "to_tensor"]
 
 # The shape of a tile, small enough to stay in the cache between the passes over it.
 ROWS = 512
 TILE_BYTES = 2**20
 _PAIRS = 4096  # near pairs treated at once
+_NEAR = 1e-5  # maps lose further digits, by the condition of their matrix
 
 
 class TemplateTiles:
@@ -59,7 +60,7 @@ class TemplateTiles:
             yield slice(start, min(start + self.width, self.count))
 
     def left_factor(self, x):
-        """Give rows as ``[2x, 1, -|x|^2]``."""
+        """Return rows as ``[2x, 1, -|x|^2]``."""
         left = x.new_empty(len(x), self.right.shape[1])
         torch.mul(x, 2, out=left[:, :-2])
         left[:, -2] = 1
@@ -67,7 +68,7 @@ class TemplateTiles:
         return left
 
     def minus_distances(self, x, left, columns, out):
-        """Give ``-|x - y|^2`` for a block of rows and a slice of templates."""
+        """Return ``-|x - y|^2`` for a block of rows and a slice of templates."""
         if self.direct:
             how = "donot_use_mm_for_euclid_dist"
             distances = torch.cdist(x, self.points[columns], compute_mode=how)
@@ -75,26 +76,84 @@ class TemplateTiles:
         out = out[: len(x), : columns.stop - columns.start]
         return torch.mm(left, self.transposed[columns.start // self.width], out=out)
 
-    def near(self, x, u, columns):
-        """Give the pairs whose distance lost half its digits to cancellation."""
+    def near(self, x, u, columns, tolerance):
+        """Return the pairs whose distance is below a tolerance of their squared norms."""
         norms = x.square().sum(1, keepdim=True) - self.right[columns, -2]
-        return (u <= self.tolerance * norms).nonzero(as_tuple=True)
+        return (u <= tolerance * norms).nonzero(as_tuple=True)
 
     def differences(self, x, columns, pairs):
-        """Iterate over near pairs: rows, columns of the tile, squared differences."""
+        """Iterate over near pairs: rows, columns of the tile, differences."""
         y = self.points[columns]
         for i, j in zip(*(p.split(_PAIRS) for p in pairs), strict=True):
-            yield i, j, (x[i] - y[j]).square()
+            yield i, j, x[i] - y[j]
 
 
 class FeatureSums:
-    """Gathers ``sum_j weights_j (x_i - y_ji)^2`` for a block of rows over its tiles."""
+    """Gathers ``sum_j weights_j (x_i - y_ji)^2`` for a block of rows over its tiles.
+
+    Parameters
+    ----------
+    tiles : TemplateTiles
+    x : torch.Tensor of shape (rows, d)
+    """
 
     def __init__(self, tiles, x):
         self.tiles, self.x = tiles, x
         self.total = x.new_zeros(len(x), 1)
         self.first = torch.zeros_like(x)
         self.second = torch.zeros_like(x)
+        # Half the digits are lost at such a share of the squared norms.
+        self.near = tiles.tolerance
+
+    def add(self, weights, columns):
+        """Add a tile."""
+        y = self.tiles.points[columns]
+        if self.tiles.direct:
+            _add_products(self.second, weights, self.x, y)
+            return
+        self.total += weights.sum(1, keepdim=True)
+        self.first.addmm_(weights, y)
+        self.second.addmm_(weights, y.square())
+
+    def add_pairs(self, rows, weights, differences):
+        """Add single pairs of a row and a template."""
+        self.second.index_add_(0, rows, weights[:, None] * differences.square())
+
+    def fade(self, factor):
+        """Multiply what was gathered so far."""
+        for moment in (self.total, self.first, self.second):
+            moment *= factor
+
+    def result(self):
+        """Return the sums, as (rows, d)."""
+        x = self.x
+        return self.second.addcmul(x, self.first, value=-2).addcmul_(x.square(), self.total)
+
+
+class MappedSums:
+    r"""Gathers ``sum_j weights_j a_ji g_ji`` of other columns, and ``sum_j weights_j d_j``.
+
+    For the columns that a linear map W made those of the templates of: with the
+    differences :math:`\delta_j = x - y_j`, :math:`a_j = W^+ \delta_j` and
+    :math:`g_j = W^\top \delta_j`; the d_j are :math:`\|\delta_j\|^2`.
+
+    Parameters
+    ----------
+    tiles : TemplateTiles
+    x : torch.Tensor of shape (rows, k)
+    space : LinearMap
+        Its ``matrix`` is (k, d), its ``inverse`` (d, k).
+    """
+
+    def __init__(self, tiles, x, space):
+        self.tiles, self.x = tiles, x
+        given = {"dtype": x.dtype, "device": x.device}
+        self.gradient = torch.as_tensor(space.matrix, **given)
+        self.deviation = torch.as_tensor(space.inverse.T, **given)
+        self.total, self.own = x.new_zeros(len(x), 1), x.new_zeros(len(x), 1)
+        self.first = torch.zeros_like(x)
+        self.products = x.new_zeros(len(x), self.gradient.shape[1])
+        self.near = max(_NEAR, tiles.tolerance)
 
     def add(self, weights, columns):
         """Add a tile."""
@@ -104,26 +163,52 @@ class FeatureSums:
             return
         self.total += weights.sum(1, keepdim=True)
         self.first.addmm_(weights, y)
-        self.second.addmm_(weights, y.square())
+        self.own.addmm_(weights, y.square().sum(1, keepdim=True))
+        self.products.addmm_(weights, self._split(y))
 
-    def add_pairs(self, rows, weighted_squares):
+    def add_pairs(self, rows, weights, differences):
         """Add single pairs of a row and a template."""
-        self.second.index_add_(0, rows, weighted_squares)
+        weights = weights[:, None]
+        self.own.index_add_(0, rows, weights * differences.square().sum(1, keepdim=True))
+        self.products.index_add_(0, rows, weights * self._split(differences))
 
     def fade(self, factor):
         """Multiply what was gathered so far."""
-        for moment in (self.total, self.first, self.second):
+        for moment in (self.total, self.own, self.first, self.products):
             moment *= factor
 
     def result(self):
-        """Give the sums, as (rows, d)."""
-        x = self.x
-        return self.second.addcmul(x, self.first, value=-2).addcmul_(x.square(), self.total)
+        """Return the sums, as (rows, d + 1); those of the distances come last."""
+        x, first = self.x, self.first
+        products = self.products + self._split(x) * self.total
+        products -= (x @ self.deviation) * (first @ self.gradient)
+        products -= (x @ self.gradient) * (first @ self.deviation)
+        own = self.own + x.square().sum(1, keepdim=True) * self.total
+        own -= 2 * (x * first).sum(1, keepdim=True)
+        return torch.cat([products, own], dim=1)
+
+    def _split(self, differences):
+        return (differences @ self.deviation) * (differences @ self.gradient)
 
     def _add_directly(self, weights, y):
-        for i in range(self.x.shape[1]):  # a feature a step: no (rows, columns, d) array
-            squares = (self.x[:, i, None] - y[None, :, i]).square_()
-            self.second[:, i] += squares.mul_(weights).sum(1)
+        squares = torch.zeros_like(self.x)
+        _add_products(squares, weights, self.x, y)
+        self.own += squares.sum(1, keepdim=True)
+        mapped = [(p @ self.deviation, p @ self.gradient) for p in (self.x, y)]
+        _add_products(
+            self.products, weights, *(a for a, _ in mapped), *(g for _, g in mapped)
+        )
+
+
+def _add_products(sums, weights, x, y, other_x=None, other_y=None):
+    """Add weighted products of differences in two ways; of squares, where one is given."""
+    for i in range(x.shape[1]):  # a feature a step: no (rows, columns, d) array
+        products = x[:, i, None] - y[None, :, i]
+        if other_x is None:
+            products.square_()
+        else:
+            products *= other_x[:, i, None] - other_y[None, :, i]
+        sums[:, i] += products.mul_(weights).sum(1)
 
 
 def to_tensor(array, device):

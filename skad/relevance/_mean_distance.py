@@ -26,19 +26,21 @@ class MeanDistance:
         self.mean = self.templates.mean(axis=0)
         self.variance = self.templates.var(axis=0)
 
-    def score(self, X, device):
-        """Outlier scores of the rows: ndarray (m,)."""
-        return self.relevance(X, None, device).sum(axis=1)
+    def score(self, X, device=None):
+        """Return outlier scores of the rows: ndarray (m,)."""
+        return self.relevance(X).sum(axis=1)
 
-    def relevance(self, X, rule, device):
-        """Relevance of the features: ndarray (m, d)."""
+    def relevance(self, X):
+        """Return the relevance of the features: ndarray (m, d)."""
         return np.square(X - self.mean) + self.variance
 
-    def unattributed(self, X, rule, device):
-        """Zero: ndarray (m,)."""
-        return np.zeros(len(X))
+    def decompose(self, X, rule=None, device=None, space=None):
+        """Return scores, relevance, and its sums, which are the scores."""
+        relevance = self.relevance(X)
+        score = relevance.sum(axis=1)
+        return score, relevance, score
 
-    def leave_one_out(self, rows, device):
-        """Scores of the templates `rows`, each without itself: ndarray (len(rows),)."""
+    def leave_one_out(self, rows, device=None):
+        """Return scores of the templates `rows`, each without itself: ndarray."""
         n = len(self.templates)
-        return self.score(self.templates[rows], device) * n / (n - 1)
+        return self.score(self.templates[rows]) * n / (n - 1)

@@ -13,6 +13,7 @@ distance step splits that among the features in proportion to (x_i - x_ji)^2.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 __all__ = ["Conserving", "PowerMean", "SoftMin", "Taylor"]
@@ -29,23 +30,27 @@ class SoftMin:
     linear = True  # in u, so that a shift of ell can be folded into the distances
 
     def log_kernel(self, minus_u):
-        """Give ell from -u."""
+        """Return ell from -u."""
         return minus_u
 
+    def energies(self, distances):
+        """Return -ell for an array of squared distances."""
+        return distances / self.scale
+
     def distance(self, ell):
-        """Give u back from ell."""
+        """Return u back from ell."""
         return -ell
 
     def score(self, log_mean):
-        """Give o from L."""
+        """Return o from L."""
         return -self.scale * log_mean
 
     def slope(self, u):
-        """Give the slope of the Taylor rule, c_j = p_j: none, which stands for 1."""
+        """Return the slope of the Taylor rule, c_j = p_j: none, which stands for 1."""
         return None
 
     def unit(self, score):
-        """Give the unit of the Taylor rule."""
+        """Return the unit of the Taylor rule."""
         return self.scale
 
 
@@ -62,23 +67,27 @@ class PowerMean:
     linear = False
 
     def log_kernel(self, minus_u):
-        """Give ell from -u (overwrites it)."""
+        """Return ell from -u (overwrites it)."""
         return minus_u.clamp_(max=0).neg_().log1p_().mul_(-self.power)
 
+    def energies(self, distances):
+        """Return -ell for an array of squared distances."""
+        return self.power * np.log1p(distances / self.scale)
+
     def distance(self, ell):
-        """Give u back from ell."""
+        """Return u back from ell."""
         return torch.expm1(-ell / self.power)
 
     def score(self, log_mean):
-        """Give o from L."""
+        """Return o from L."""
         return self.scale * torch.exp(-log_mean / self.power)
 
     def slope(self, u):
-        """Give the slope of the Taylor rule, c_j = p_j o / h_j."""
+        """Return the slope of the Taylor rule, c_j = p_j o / h_j."""
         return 1 / (1 + u)
 
     def unit(self, score):
-        """Give the unit of the Taylor rule."""
+        """Return the unit of the Taylor rule."""
         return score
 
 
@@ -96,11 +105,11 @@ class Taylor:
         return not pooling.linear
 
     def slope(self, pooling, u):
-        """Give what each template's weight is multiplied by (None stands for 1)."""
+        """Return what each template's weight is multiplied by (None stands for 1)."""
         return pooling.slope(u)
 
     def unit(self, pooling, score):
-        """Give what the whole explanation is multiplied by."""
+        """Return what the whole explanation is multiplied by."""
         return pooling.unit(score)
 
 
@@ -118,9 +127,9 @@ class Conserving:
         return True
 
     def slope(self, pooling, u):
-        """Give what each template's weight is multiplied by."""
+        """Return what each template's weight is multiplied by."""
         return torch.where(u > 0, 1 / u, 0)
 
     def unit(self, pooling, score):
-        """Give what the whole explanation is multiplied by."""
+        """Return what the whole explanation is multiplied by."""
         return score

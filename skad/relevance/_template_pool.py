@@ -1,11 +1,12 @@
 """Distance to templates, then min-pooling: the score runs down, relevance runs up."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 
-from skad.relevance._distance import ROWS, FeatureSums, TemplateTiles, to_tensor
+from skad.relevance._distance import ROWS, FeatureSums, MappedSums, TemplateTiles, to_tensor
 from skad.relevance._pooling import PowerMean, SoftMin
 
 __all__ = ["TemplatePool", "mask_own"]
@@ -54,24 +55,48 @@ class TemplatePool:
         return scaled * np.sqrt(self.pooling.scale) + self.center
 
     def score(self, X, device):
-        """Outlier scores of the rows: ndarray (m,), float64."""
+        """Return outlier scores of the rows: ndarray (m,), float64."""
         return self._sweep(X, device)[0]
 
-    def relevance(self, X, rule, device):
-        """Relevance of the features: ndarray (m, d), float64, not negative."""
-        _, relevance = self._sweep(X, device, rule, _ByFeature, X.shape[1])
-        return np.maximum(relevance, 0, out=relevance)
+    def decompose(self, X, rule, device, space=None):
+        """Score the rows and explain the scores, in one sweep over the templates.
 
-    def unattributed(self, X, rule, device):
-        """Give the score that the rule leaves over, from the distances alone: (m,)."""
-        score, attributed = self._sweep(X, device, rule, _InAll, 1)
-        return score - attributed[:, 0]
+        Parameters
+        ----------
+        X : ndarray of shape (m, k), float64
+        rule : Taylor or Conserving
+        device : str
+        space : LinearMap, default=None
+            What made the columns of X out of others; relevance is theirs then.
+
+        Returns
+        -------
+        score : ndarray of shape (m,), float64
+        relevance : ndarray of shape (m, d), float64
+            Not negative, but for a space.
+        attributed : ndarray of shape (m,), float64
+            What the relevance of a row sums to, or would without rounding of the space.
+        """
+        if space is None:
+            score, relevance = self._sweep(X, device, rule, FeatureSums, X.shape[1])
+            np.maximum(relevance, 0, out=relevance)
+            return score, relevance, relevance.sum(axis=1)
+        make, width = partial(MappedSums, space=space), space.matrix.shape[1]
+        score, sums = self._in_float64()._sweep(X, device, rule, make, width + 1)
+        return score, np.ascontiguousarray(sums[:, :width]), sums[:, width]
+
+    def _in_float64(self):
+        """Return the pool in the precision that the inverse of a matrix needs."""
+        if self.augmented.dtype == np.float64:
+            return self
+        points = self.augmented[:, :-2].astype(np.float64)
+        return replace(self, augmented=TemplateTiles.augment(points, np.float64))
 
     def leave_one_out(self, rows, device):
-        """Scores of the templates `rows`, each without itself: ndarray (len(rows),)."""
+        """Return scores of the templates `rows`, each without itself: ndarray."""
         return self._sweep(None, device, own=rows)[0]
 
-    def _sweep(self, X, device, rule=None, collector=None, width=0, own=None):
+    def _sweep(self, X, device, rule=None, make_sums=None, width=0, own=None):
         """Pool over all templates; collect what the rule sends back, if there is one."""
         tiles = TemplateTiles(self.augmented, device)
         n_rows = len(X if own is None else own)
@@ -79,7 +104,7 @@ class TemplatePool:
         for start in range(0, n_rows, ROWS):
             rows = slice(start, min(start + ROWS, n_rows))
             block = self._block(tiles, X, rows, own)
-            collect = None if rule is None else collector(block, rule)
+            collect = None if rule is None else _Collector(block, rule, make_sums)
             log_mean, sums = block.pool(collect)
             score = self.pooling.score(log_mean)
             scores[rows] = _unpadded(score, rows)[:, 0]
@@ -117,7 +142,7 @@ class _Block:
         self.wide = bool(self.farthest.max() < _WIDE) and own is None
 
     def pool(self, collect=None):
-        """Give L, and ``sum_j p_j slope_j (...)`` as `collect` gathers it."""
+        """Return L, and ``sum_j p_j slope_j (...)`` as `collect` gathers it."""
         out = self.x.new_empty(len(self.x), self.tiles.width)
         limits = _Limits(self.x.dtype, self.tiles.count, collect is not None)
         total, lack = (self.x.new_zeros(len(self.x), 1) for _ in range(2))
@@ -148,7 +173,7 @@ class _Block:
         return torch.log(total / count) + self.shift, sums
 
     def _log_kernel(self, columns, out):
-        """Give ell of a tile, less the shift."""
+        """Return ell of a tile, less the shift."""
         minus_u = self.tiles.minus_distances(self.x, self.left, columns, out)
         if self.own is not None:
             mask_own(minus_u, self.own, columns)
@@ -188,7 +213,7 @@ class _Limits:
         self.can_rise = self.can_sink = False
 
     def first_shift(self, top):
-        """Give the shift by the first tile's maximum, which later ones may exceed."""
+        """Return the shift by the first tile's maximum, which later ones may exceed."""
         return top - (self.slack + top).clamp_(0, self.lift)
 
     def sinks(self, ell):
@@ -198,14 +223,14 @@ class _Limits:
         return ell[::32].amin().item() < self.floor
 
 
-class _ByFeature:
-    """Collects the relevance of each feature."""
+class _Collector:
+    """Collects the relevance of the features, of a block of rows, tile by tile."""
 
-    def __init__(self, block, rule):
+    def __init__(self, block, rule, make_sums):
         self.block, self.rule = block, rule
-        self.sums = FeatureSums(block.tiles, block.x)
-        wide_spread = block.tiles.radius**2 > _SPREAD and not block.tiles.direct
-        self.exact_near = rule.singular or wide_spread
+        self.sums = make_sums(block.tiles, block.x)
+        wide_spread = block.tiles.radius**2 > _SPREAD or isinstance(self.sums, MappedSums)
+        self.exact_near = rule.singular or (wide_spread and not block.tiles.direct)
         self.fade = self.sums.fade
         self.result = self.sums.result
 
@@ -220,42 +245,17 @@ class _ByFeature:
             self.sums.add(self._sloped(weights, u), columns)
             return
         tiles, x = self.block.tiles, self.block.x
-        pairs = tiles.near(x, u, columns)
+        pairs = tiles.near(x, u, columns, self.sums.near)
         far = self._sloped(weights, u).clone()
         far[pairs] = 0  # they follow, exactly
         self.sums.add(far, columns)
-        for i, j, squares in tiles.differences(x, columns, pairs):
-            own = self._sloped(weights[i, j], squares.sum(1))
-            self.sums.add_pairs(i, own[:, None] * squares)
+        for i, j, differences in tiles.differences(x, columns, pairs):
+            own = self._sloped(weights[i, j], differences.square().sum(1))
+            self.sums.add_pairs(i, own, differences)
 
     def _sloped(self, weights, u):
         slope = self.rule.slope(self.block.pooling, u)
         return weights if slope is None else weights * slope
-
-
-class _InAll(_ByFeature):
-    """Collects the relevance of all features together, from the distances."""
-
-    def __init__(self, block, rule):
-        self.block, self.rule = block, rule
-        self.sum = block.x.new_zeros(len(block.x), 1)
-
-    def distance(self, ell, shift):
-        return self.block.pooling.distance(ell + shift)
-
-    def add(self, weights, u, columns):
-        if self.rule.singular:
-            tiles, x = self.block.tiles, self.block.x
-            pairs = tiles.near(x, u, columns)
-            for i, j, squares in tiles.differences(x, columns, pairs):
-                u[i, j] = squares.sum(1)
-        self.sum += (self._sloped(weights, u) * u).sum(1, keepdim=True)
-
-    def fade(self, factor):
-        self.sum *= factor
-
-    def result(self):
-        return self.sum
 
 
 def mask_own(minus_u, own, columns):

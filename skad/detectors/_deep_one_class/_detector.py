@@ -93,8 +93,7 @@ class DeepOneClass(BaseDetector):
         Where `contamination` is None: share of *fresh* normal rows that `predict` flags.
         The threshold is then a quantile of scores by whitenings of four other fifths of
         the training rows.
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    [[image_shape]]
     device : str, default="auto"
         Where the network runs; "auto" is a GPU where there is one.
 
@@ -108,14 +107,7 @@ class DeepOneClass(BaseDetector):
         The range in use.
     input_rule_ : str
         The rule in use.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from skorch import NeuralNet
 from torch import nn
 
 from skad.detectors._one_class._networks import make_network, n_outputs_of
@@ -25,7 +24,7 @@ def centred_network(network: Any, row_shape: tuple[int, ...], n_outputs: int) ->
     return CentredNet(net, n_outputs_of(net, row_shape))
 
 
-def set_centre(net: NeuralNet, rows: Any) -> None:
+def set_centre(net: Any, rows: Any) -> None:
     """Set the centre of an untrained network by the rows that are to train it."""
     net.module_.set_centre(rows)
 

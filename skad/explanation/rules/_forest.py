@@ -5,20 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.ensemble import IsolationForest
 
-from skad.decompositions._decomposition import (
-    Decomposition,
-    Exponential,
-    decompose,
-    refuse_space,
-    rows,
-)
-from skad.decompositions._squares import blocks
+from skad._decomposition import Decomposition, Exponential, refuse_space
+from skad.explanation._decompose import decompose, rows
+from skad.explanation.rules._blocks import in_blocks
 
 __all__ = []
 
 
 @decompose.register
-def _(forest: IsolationForest, X, space):
+def _(forest: IsolationForest, X, space=None):
     r"""Decompose the logarithm of an isolation forest's outlier score.
 
     The score is :math:`o = 2^{-h / c(\psi)}` of the mean path length h, where a leaf of m
@@ -37,9 +32,11 @@ def _(forest: IsolationForest, X, space):
     X = rows(forest, X)
     scale = len(forest.estimators_) * expected_path_length(forest.max_samples_)
     trees = _Trees.of(forest)
-    relevance = np.empty(X.shape)
-    for part in blocks(len(X), 4 * len(trees.root)):
-        relevance[part] = trees.gains(X[part].astype(np.float32))  # as the trees see it
+
+    def gains(part):
+        return trees.gains(X[part].astype(np.float32))  # as the trees see it
+
+    relevance = in_blocks(gains, len(X), 4 * len(trees.root))
     if scale > 0:
         relevance /= scale
         start = -trees.length[trees.root].sum() / scale
@@ -55,7 +52,7 @@ def _(forest: IsolationForest, X, space):
 
 
 def expected_path_length(n):
-    """Give c(n), the mean path length of a random tree of n rows."""
+    """Return c(n), the mean path length of a random tree of n rows."""
     n = np.asarray(n, dtype=np.float64)
     many = np.maximum(n, 3)
     length = 2 * (np.log(many - 1) + np.euler_gamma) - 2 * (many - 1) / many

@@ -6,7 +6,10 @@ from sklearn.covariance import EllipticEnvelope
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.mixture import BayesianGaussianMixture, GaussianMixture
 
-from skad.decompositions._decomposition import Decomposition, decompose, rows
+from skad._decomposition import Decomposition
+from skad._linear_map import check_kept
+from skad.explanation._decompose import decompose, rows
+from skad.relevance._soft_minimum import responsibilities
 
 __all__ = ["mahalanobis_parts"]
 
@@ -14,17 +17,26 @@ _LOG_DENSITY = "minus the log density"
 
 
 def mahalanobis_parts(X, mean, precision, space):
-    r"""Give :math:`\delta_i (P \delta)_i`; it sums to the squared Mahalanobis distance."""
+    r"""Return :math:`\delta_i (P \delta)_i`, parts of a squared Mahalanobis distance."""
+    own, relevance = _both_parts(X, mean, precision, space)
+    if space is not None:
+        check_kept(relevance, own)
+    return relevance
+
+
+def _both_parts(X, mean, precision, space):
+    """Return the parts of the model's own columns, and of those behind the space."""
     deviation = X - mean
     gradient = deviation @ precision
+    own = deviation * gradient
     if space is None:
-        return deviation * gradient
-    return space.deviation(deviation) * space.gradient(gradient)
+        return own, own
+    return own, space.deviation(deviation) * space.gradient(gradient)
 
 
 @decompose.register
-def _(estimator: EllipticEnvelope, X, space):
-    """Give ``R_i = delta_i (P delta)_i``; nothing is unattributed."""
+def _(estimator: EllipticEnvelope, X, space=None):
+    """Return ``R_i = delta_i (P delta)_i``; nothing is unattributed."""
     X = rows(estimator, X)
     precision = estimator.get_precision()
     relevance = mahalanobis_parts(X, estimator.location_, precision, space)
@@ -34,8 +46,8 @@ def _(estimator: EllipticEnvelope, X, space):
 
 @decompose.register(PCA)
 @decompose.register(FactorAnalysis)
-def _(estimator, X, space):
-    """Give ``R_i = delta_i (P delta)_i / 2`` of minus the log likelihood."""
+def _(estimator, X, space=None):
+    """Return ``R_i = delta_i (P delta)_i / 2`` of minus the log likelihood."""
     X = rows(estimator, X)
     precision = estimator.get_precision()
     relevance = 0.5 * mahalanobis_parts(X, estimator.mean_, precision, space)
@@ -46,7 +58,7 @@ def _(estimator, X, space):
 
 @decompose.register(GaussianMixture)
 @decompose.register(BayesianGaussianMixture)
-def _(estimator, X, space):
+def _(estimator, X, space=None):
     r"""Decompose minus the log density of a mixture.
 
     With responsibilities r, squared Mahalanobis distances :math:`m_k` and
@@ -61,23 +73,27 @@ def _(estimator, X, space):
     """
     X = rows(estimator, X)
     factors = _factors(estimator, X.shape[1])
+    constants = _constants(estimator, factors)
     parts = [
-        0.5 * mahalanobis_parts(X, mean, factor @ factor.T, space)
+        _both_parts(X, mean, 0.5 * (factor @ factor.T), space)
         for mean, factor in zip(estimator.means_, factors, strict=True)
     ]
-    constants = _constants(estimator, factors)
-    energies = np.stack([part.sum(axis=1) for part in parts], axis=1) + constants
-    lowest = energies.min(axis=1, keepdims=True)
-    r = np.exp(lowest - energies)
-    r /= r.sum(axis=1, keepdims=True)
-    relevance = sum(r[:, k, None] * part for k, part in enumerate(parts))
+    distances = np.stack([own.sum(axis=1) for own, _ in parts], axis=1)
+    r = responsibilities(distances + constants)
+    relevance = _mean(r, [part for _, part in parts])
+    if space is not None:
+        check_kept(relevance, _mean(r, [own for own, _ in parts]))
     weighted = r * np.where(np.isfinite(constants), constants, 0)  # where r is 0
     unattributed = weighted.sum(axis=1) + xlogy(r, r).sum(axis=1)
     return Decomposition(relevance, unattributed, _LOG_DENSITY)
 
 
+def _mean(r, parts):
+    return sum(r[:, k, None] * part for k, part in enumerate(parts))
+
+
 def _factors(estimator, d):
-    """Give a factor F of each component's precision, ``P = F F'``: d x d each."""
+    """Return a factor F of each component's precision, ``P = F F'``: d x d each."""
     factors, k = estimator.precisions_cholesky_, len(estimator.means_)
     if estimator.covariance_type == "full":
         return list(factors)
@@ -89,7 +105,7 @@ def _factors(estimator, d):
 
 
 def _constants(estimator, factors):
-    """Give b_k: ndarray (k,)."""
+    """Return b_k: ndarray (k,)."""
     d = len(factors[0])
     half_log_determinants = np.array(
         [np.log(np.abs(np.diag(factor))).sum() for factor in factors]

@@ -7,28 +7,23 @@ from sklearn.linear_model import SGDOneClassSVM
 from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 
-from skad._sklearn import svm_gamma
-from skad.decompositions._decomposition import (
+from skad._decomposition import (
     Decomposition,
     Exponential,
     NoDecompositionError,
-    decompose,
     refuse_space,
-    rows,
 )
-from skad.decompositions._squares import (
-    blocks,
-    divergence,
-    responsibilities,
-    split_squares,
-    squared_distances,
-)
+from skad._sklearn import svm_gamma
+from skad.explanation._decompose import decompose, rows
+from skad.explanation.rules._blocks import in_blocks
+from skad.explanation.rules._squares import split_squares, squared_distances
+from skad.relevance._soft_minimum import divergence, responsibilities
 
 __all__ = []
 
 
 @decompose.register
-def _(estimator: KernelDensity, X, space):
+def _(estimator: KernelDensity, X, space=None):
     r"""Decompose minus the log density, ``gaussian`` and ``exponential`` kernels.
 
     With energies :math:`e_j = d_j / 2h^2` or :math:`\sqrt{d_j} / h` of the squared
@@ -72,23 +67,22 @@ def _need_euclidean(estimator):
 
 
 def _pool(X, templates, log_weights, stiffness, root, space):
-    """Pool ``stiffness * d`` (or its root) softly, by blocks of rows: R and KL(p || w)."""
-    d = X.shape[1] if space is None else space.matrix.shape[1]
-    relevance, unattributed = np.empty((len(X), d)), np.empty(len(X))
-    for part in blocks(len(X), len(templates)):
+    """Pool ``stiffness * d`` (or its root) softly: return R and KL(p || w)."""
+
+    def pooled(part):
         distances = squared_distances(X[part], templates)
-        energies = stiffness * (np.sqrt(distances) if root else distances)
-        p = responsibilities(energies, log_weights)
-        unattributed[part] = divergence(p, log_weights)
+        roots = np.sqrt(distances) if root else distances
+        p = responsibilities(stiffness * roots, log_weights)
+        rest = divergence(p, log_weights)
         if root:
-            roots = np.sqrt(distances)
             p = np.divide(p, roots, out=np.zeros_like(p), where=roots > 0)
-        relevance[part] = split_squares(X[part], templates, stiffness * p, space)
-    return relevance, unattributed
+        return split_squares(X[part], templates, stiffness * p, space), rest
+
+    return in_blocks(pooled, len(X), len(templates))
 
 
 @decompose.register
-def _(estimator: OneClassSVM, X, space):
+def _(estimator: OneClassSVM, X, space=None):
     X = rows(estimator, X)
     if estimator.kernel == "rbf":
         return _soft_minimum_of_svm(estimator, X, space)
@@ -103,7 +97,7 @@ def _(estimator: OneClassSVM, X, space):
 
 
 def _dual(estimator):
-    """Give support vectors, (m, d), and their coefficients, (m,)."""
+    """Return support vectors, (m, d), and their coefficients, (m,)."""
     vectors, coefficients = estimator.support_vectors_, estimator.dual_coef_
     if issparse(vectors):
         vectors, coefficients = vectors.toarray(), coefficients.toarray()
@@ -111,7 +105,7 @@ def _dual(estimator):
 
 
 def _soft_minimum_of_svm(estimator, X, space):
-    r"""Neuralise the machine.
+    r"""Decompose the machine with a Gaussian kernel, a soft minimum of distances.
 
     With :math:`w_j = \alpha_j / A`, :math:`A = \sum \alpha` and f the ``score_samples``,
 
@@ -148,18 +142,19 @@ def _homogeneous_svm(estimator, X, space):
         gamma, power, constant = 1.0, 1, 0.0
     else:
         gamma, power, constant = svm_gamma(estimator), estimator.degree, estimator.coef0
-    relevance, unattributed = np.empty(X.shape), np.empty(len(X))
-    for part in blocks(len(X), len(vectors)):
+
+    def by_euler(part):
         inner = gamma * X[part] @ vectors.T + constant
         slope = alpha * inner ** (power - 1)
-        relevance[part] = -X[part] * (gamma * slope @ vectors)
-        unattributed[part] = -constant * slope.sum(axis=1)
+        return -X[part] * (gamma * slope @ vectors), -constant * slope.sum(axis=1)
+
+    relevance, unattributed = in_blocks(by_euler, len(X), len(vectors))
     return _plain(estimator, relevance, unattributed)
 
 
 @decompose.register
-def _(estimator: SGDOneClassSVM, X, space):
-    """Give ``R_i = -w_i x_i``; nothing is unattributed."""
+def _(estimator: SGDOneClassSVM, X, space=None):
+    """Return ``R_i = -w_i x_i``; nothing is unattributed."""
     X = rows(estimator, X)
     refuse_space(estimator, space)
     return _plain(estimator, -X * estimator.coef_.ravel(), np.zeros(len(X)))

@@ -3,20 +3,17 @@
 import numpy as np
 from sklearn.neighbors import LocalOutlierFactor
 
+from skad._decomposition import Decomposition, NoDecompositionError
+from skad._linear_map import check_kept
 from skad._sklearn import local_outlier_memory
-from skad.decompositions._decomposition import (
-    Decomposition,
-    NoDecompositionError,
-    decompose,
-    rows,
-)
-from skad.decompositions._squares import blocks
+from skad.explanation._decompose import decompose, rows
+from skad.explanation.rules._blocks import in_blocks
 
 __all__ = ["minkowski_power", "split_distances"]
 
 
 @decompose.register
-def _(estimator: LocalOutlierFactor, X, space):
+def _(estimator: LocalOutlierFactor, X, space=None):
     r"""Decompose the local outlier factor.
 
     A row's factor is the mean L of its neighbours' densities times the mean of its
@@ -46,7 +43,7 @@ def _(estimator: LocalOutlierFactor, X, space):
 
 
 def minkowski_power(neighbors, space=None):
-    """Give p of the metric of a fitted neighbours estimator.
+    """Return p of the metric of a fitted neighbours estimator.
 
     Raises
     ------
@@ -90,18 +87,26 @@ def split_distances(X, templates, neighbors, distances, weights, power=2, space=
     -------
     relevance : ndarray of shape (n, d)
     """
-    d = X.shape[1] if space is None else space.matrix.shape[1]
-    relevance = np.zeros((len(X), d))
+
+    def of_block(part):
+        block = X[part], templates, neighbors[part], distances[part], weights[part]
+        return _split_block(*block, power, space)
+
+    width = X.shape[1] if space is None else space.matrix.shape[1]
+    relevance = in_blocks(of_block, len(X), width)
+    if space is not None:
+        check_kept(relevance, weights * distances)
+    return relevance
+
+
+def _split_block(X, templates, neighbors, distances, weights, power, space):
+    relevance = 0.0
     for j in range(neighbors.shape[1]):
-        for part in blocks(len(X), d):
-            difference = X[part] - templates[neighbors[part, j]]
-            if space is None:
-                split = np.abs(difference) ** power
-            else:
-                split = space(difference)
-            # By the distance that the detector found, which may differ in some digits.
-            total = split.sum(axis=1)
-            share = weights[part, j] * distances[part, j]
-            share = np.divide(share, total, out=np.zeros(len(total)), where=total > 0)
-            relevance[part] += share[:, None] * split
+        difference = X - templates[neighbors[:, j]]
+        split = np.abs(difference) ** power if space is None else space(difference)
+        # By the distance that the detector found, which may differ in some digits.
+        total = split.sum(axis=1)
+        share = weights[:, j] * distances[:, j]
+        share = np.divide(share, total, out=np.zeros(len(total)), where=total > 0)
+        relevance = relevance + share[:, None] * split
     return relevance

@@ -10,32 +10,19 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted
 
+from skad._decomposition import Decomposition, NoDecompositionError, refuse_space
 from skad._sklearn import training_rows
-from skad.decompositions._decomposition import (
-    Decomposition,
-    NoDecompositionError,
-    decompose,
-    refuse_space,
-)
-from skad.decompositions._gaussian import mahalanobis_parts
-from skad.decompositions._neighbors import minkowski_power, split_distances
+from skad.explanation._decompose import decompose, register_by_name
+from skad.explanation.rules._gaussian import mahalanobis_parts
+from skad.explanation.rules._neighbors import minkowski_power, split_distances
 
-__all__ = ["RULES", "name_of"]
-
-
-def name_of(detector):
-    """Give the name of PyOD's class of a detector, ``"knn.KNN"``, and the class."""
-    for kind in type(detector).__mro__:
-        if kind.__module__.startswith("pyod.models."):
-            module = kind.__module__.removeprefix("pyod.models.")
-            return f"{module}.{kind.__qualname__}", kind
-    return None, None
+__all__ = []
 
 
 def _by_inner(attribute):
     """Make the rule of a detector whose score is minus that of an estimator inside."""
 
-    def rule(detector, X, space):
+    def rule(detector, X, space=None):
         X = _rows(detector, X)
         parts = decompose(getattr(detector, attribute), X, space=space)
         return replace(parts, outlier_threshold=float(detector.threshold_))
@@ -43,7 +30,7 @@ def _by_inner(attribute):
     return rule
 
 
-def _by_inner_decision(detector, X, space):
+def _by_inner_decision(detector, X, space=None):
     """Decompose a detector whose score is minus the decision of the one inside."""
     parts = _by_inner("detector_")(detector, X, space)
     offset = float(np.ravel(detector.detector_.offset_)[0])
@@ -52,7 +39,7 @@ def _by_inner_decision(detector, X, space):
     return replace(parts, unattributed=parts.unattributed + offset)
 
 
-def _mcd(detector, X, space):
+def _mcd(detector, X, space=None):
     """Decompose MCD: ``R_i = delta_i (P delta)_i``."""
     inner = detector.detector_
     X = _rows(detector, X, len(inner.location_))
@@ -60,7 +47,7 @@ def _mcd(detector, X, space):
     return _of(detector, relevance, quantity="squared Mahalanobis distance")
 
 
-def _knn(detector, X, space):
+def _knn(detector, X, space=None):
     r"""Decompose KNN: the distance to the k-th, or the mean or median of k, each split."""
     X = _rows(detector, X)
     inner, k = detector.neigh_, detector.n_neighbors
@@ -79,7 +66,7 @@ def _knn(detector, X, space):
     return _of(detector, relevance, quantity="distance to neighbours")
 
 
-def _pca(detector, X, space):
+def _pca(detector, X, space=None):
     r"""Decompose PCA, whose score is :math:`\sum_c \|z - v_c\| / w_c` over eigenvectors.
 
     What each distance has more than that of the mean m, :math:`\delta = z - m`:
@@ -114,7 +101,7 @@ def _pca(detector, X, space):
     )
 
 
-def _autoencoder(detector, X, space):
+def _autoencoder(detector, X, space=None):
     r"""Decompose AutoEncoder: :math:`R_i = (z_i - r_i)^2 / \|z - r\|`, z standardised."""
     import torch
 
@@ -131,7 +118,7 @@ def _autoencoder(detector, X, space):
     return _of(detector, relevance, quantity="reconstruction error")
 
 
-def _tail_probabilities(detector, X, space):
+def _tail_probabilities(detector, X, space=None):
     """Decompose ECOD and COPOD: a sum over the features as it stands.
 
     The score ranks a row among the training rows and those it is scored with.
@@ -145,7 +132,7 @@ def _tail_probabilities(detector, X, space):
     return _of(detector, relevance, quantity="minus the log tail probabilities")
 
 
-def _hbos(detector, X, space):
+def _hbos(detector, X, space=None):
     """Decompose HBOS: the log2 height of each feature's bin below that of the highest."""
     automatic = isinstance(detector.n_bins, str)
     expected = len(detector.bin_edges_) if automatic else detector.bin_edges_.shape[1]
@@ -174,7 +161,7 @@ def _log_heights(x, edges, heights, alpha, tolerance):
     return np.where(outside, logs.min(), inside)
 
 
-def _loda(detector, X, space):
+def _loda(detector, X, space=None):
     r"""Decompose LODA: each projection's excess over its mode, by the squared weights.
 
     With projections :math:`z_k = w_k \cdot x` and their scores
@@ -199,32 +186,6 @@ def _loda(detector, X, space):
     )
 
 
-def _of_fitted(rule):
-    def checked(detector, X, space):
-        check_is_fitted(detector, "decision_scores_")
-        return rule(detector, X, space)
-
-    return checked
-
-
-_RULES = {
-    "kde.KDE": _by_inner("kde_"),
-    "knn.KNN": _knn,
-    "lof.LOF": _by_inner("detector_"),
-    "ocsvm.OCSVM": _by_inner_decision,
-    "pca.PCA": _pca,
-    "gmm.GMM": _by_inner("detector_"),
-    "mcd.MCD": _mcd,
-    "iforest.IForest": _by_inner_decision,
-    "hbos.HBOS": _hbos,
-    "ecod.ECOD": _tail_probabilities,
-    "copod.COPOD": _tail_probabilities,
-    "loda.LODA": _loda,
-    "auto_encoder.AutoEncoder": _autoencoder,
-}
-RULES = {name: _of_fitted(rule) for name, rule in _RULES.items()}
-
-
 def _rows(detector, X, n_features=None):
     X = check_array(X, dtype=np.float64)
     if n_features is not None and X.shape[1] != n_features:
@@ -239,3 +200,29 @@ def _of(detector, relevance, unattributed=None, quantity=""):
     if unattributed is None:
         unattributed = np.zeros(len(relevance))
     return Decomposition(relevance, unattributed, quantity, float(detector.threshold_))
+
+
+def _of_fitted(rule):
+    def checked(detector, X, space=None):
+        check_is_fitted(detector, "decision_scores_")
+        return rule(detector, X, space)
+
+    return checked
+
+
+for name, rule in {
+    "kde.KDE": _by_inner("kde_"),
+    "knn.KNN": _knn,
+    "lof.LOF": _by_inner("detector_"),
+    "ocsvm.OCSVM": _by_inner_decision,
+    "pca.PCA": _pca,
+    "gmm.GMM": _by_inner("detector_"),
+    "mcd.MCD": _mcd,
+    "iforest.IForest": _by_inner_decision,
+    "hbos.HBOS": _hbos,
+    "ecod.ECOD": _tail_probabilities,
+    "copod.COPOD": _tail_probabilities,
+    "loda.LODA": _loda,
+    "auto_encoder.AutoEncoder": _autoencoder,
+}.items():
+    register_by_name(f"pyod.models.{name}", _of_fitted(rule))

@@ -1,19 +1,13 @@
 """Weighted squared differences to templates, split among the features."""
 
 import numpy as np
-from scipy.special import rel_entr
 
-__all__ = ["blocks", "divergence", "responsibilities", "split_squares", "squared_distances"]
+from skad._linear_map import check_kept
+from skad.explanation.rules._blocks import blocks
 
-_BLOCK = 2**22  # numbers held at once
+__all__ = ["split_squares", "squared_distances"]
+
 _NEAR = 1e-5  # of the size of the rows: below it products of matrices lose digits
-
-
-def blocks(n, width):
-    """Iterate over slices of n rows, such that a block of `width` columns is small."""
-    step = max(1, _BLOCK // max(width, 1))
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
 
 
 def squared_distances(X, templates):
@@ -30,7 +24,7 @@ def squared_distances(X, templates):
 
 
 def split_squares(X, templates, weights, space=None):
-    r"""Give :math:`R_i = \sum_j q_j (x_i - c_{ji})^2`, pulled back where there is a space.
+    r"""Return :math:`R_i = \sum_j q_j (x_i - c_{ji})^2`, behind the space if there is one.
 
     Parameters
     ----------
@@ -43,6 +37,11 @@ def split_squares(X, templates, weights, space=None):
     Returns
     -------
     relevance : ndarray of shape (n, k), or (n, d) with a space
+
+    Raises
+    ------
+    LostRelevanceError
+        Where the space keeps no accurate sums.
     """
     center = templates.mean(axis=0)
     X, templates = X - center, templates - center
@@ -54,11 +53,14 @@ def split_squares(X, templates, weights, space=None):
     size = total * np.square(X).sum(axis=1, keepdims=True)
     size += weights @ np.square(templates).sum(axis=1, keepdims=True)
     near = np.flatnonzero(relevance.sum(axis=1) < _NEAR * size[:, 0])
-    if space is not None:
-        relevance = _split_products(X, templates, weights, total, mean, space)
     for i in near:
-        delta = X[i] - templates
-        relevance[i] = weights[i] @ (np.square(delta) if space is None else space(delta))
+        relevance[i] = weights[i] @ np.square(X[i] - templates)
+    if space is None:
+        return relevance
+    own, relevance = relevance, _split_products(X, templates, weights, total, mean, space)
+    for i in near:
+        relevance[i] = weights[i] @ space(X[i] - templates)
+    check_kept(relevance, own)
     return relevance
 
 
@@ -67,15 +69,3 @@ def _split_products(X, templates, weights, total, mean, space):
     gradients = (space.gradient(points) for points in (X - mean, templates, mean))
     around, both, center = (d * g for d, g in zip(deviations, gradients, strict=True))
     return total * (around - center) + weights @ both
-
-
-def responsibilities(energies, log_weights):
-    """Give ``p_j = w_j exp(-e_j) / sum_k w_k exp(-e_k)``: (n, m)."""
-    logits = log_weights - energies
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
-
-
-def divergence(p, log_weights):
-    """Give the Kullback-Leibler divergence KL(p || w) of each row: (n,)."""
-    return rel_entr(p, np.exp(log_weights)).sum(axis=1)

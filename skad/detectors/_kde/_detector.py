@@ -9,12 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from skad._decomposition import Decomposition, refuse_space
+from skad._linear_map import check_kept
 from skad._sklearn import Interval, StrOptions
+from skad._thresholds import calibration_rows, offset_of_fresh
 from skad._typing import ArrayLike, ImageShape, Ints
 from skad._warnings import warn
-from skad.base import BaseDetector, calibration_rows
-from skad.detectors._bandwidth import leave_one_out_root, scott_bandwidth
-from skad.detectors._kde_through import relevance_through
+from skad.base import BaseDetector
+from skad.detectors._kde._bandwidth import leave_one_out_root, scott_bandwidth
 from skad.relevance._mean_distance import MeanDistance
 from skad.relevance._pooling import Conserving, PowerMean, SoftMin, Taylor
 from skad.relevance._template_pool import TemplatePool
@@ -82,8 +84,7 @@ class KDE(BaseDetector):
         Where `contamination` is None: share of *fresh* normal rows that `predict` flags,
         if the training rows are normal. The threshold is then a quantile of the
         leave-one-out scores of the training rows (of 5,000 of them, if there are more).
-    image_shape : tuple or None, default=None
-        ``(H, W)`` or ``(C, H, W)`` of flat rows that are images.
+    [[image_shape]]
     dtype : {"float64", "float32"}, default="float64"
         Precision of the distances. Scores and relevance are float64 all the same.
     device : None, "cpu", "cuda" or "auto", default=None
@@ -97,14 +98,7 @@ class KDE(BaseDetector):
     expected_false_alarm_rate_ : float
         Share of the leave-one-out scores of training rows that lie below `offset_`: what
         `predict` is expected to flag of fresh rows like them.
-    offset_ : float
-        Threshold on `score_samples`.
-    image_shape_ : tuple or None
-        Shape of one image, when fitted on images.
-    n_features_in_ : int
-        Number of features; of pixels and channels together for images.
-    feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        Names of the columns, when fitted on a data frame.
+    [[offset_, image_shape_, n_features_in_, feature_names_in_]]
 
     Raises
     ------
@@ -145,7 +139,6 @@ class KDE(BaseDetector):
     expected_false_alarm_rate_: float
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
         "kernel": [StrOptions({"gaussian", "student"})],
         "bandwidth": [
             StrOptions({"loo", "scott"}),
@@ -252,28 +245,26 @@ class KDE(BaseDetector):
             )
         return labels
 
-    def _find_offset(self, X):
-        fresh = self._out_of_sample_score(X, calibration_rows(len(X)))
+    def _find_offset(self, scores):
+        fresh = scores.out_of_sample(calibration_rows(scores.n))
         if self._in_sample_share is None:
-            offset = self._offset_of_fresh(fresh)
+            offset = offset_of_fresh(fresh, self.false_alarm_rate)
         else:
-            offset = super()._find_offset(X)
+            offset = super()._find_offset(scores)
         self.expected_false_alarm_rate_ = float(np.mean(-fresh < offset))
         return offset
 
     def _outlier_score(self, X):
         return self._pool.score(X, self._device())
 
-    def _relevance(self, X):
-        return self._pool.relevance(X, self._rule, self._device())
-
-    def _relevance_through(self, X, space):
+    def _decompose(self, X, space=None):
         if np.isinf(self.bandwidth_):
-            return super()._relevance_through(X, space)
-        return relevance_through(X, self._pool, self.rule, self._outlier_score(X), space)
-
-    def _unattributed(self, X):
-        return self._pool.unattributed(X, self._rule, self._device())
+            refuse_space(self, space)
+        found = self._pool.decompose(X, self._rule, self._device(), space)
+        score, relevance, attributed = found
+        if space is not None:
+            check_kept(relevance, attributed[:, None])
+        return Decomposition(relevance, score - attributed, "outlier score")
 
     def _out_of_sample_score(self, X, rows):
         return self._pool.leave_one_out(rows, self._device())
@@ -295,7 +286,7 @@ class KDE(BaseDetector):
         return float(root / np.sqrt(self._scale(1.0)))
 
     def _pooling(self, d):
-        """Give what makes the pooling of a scale."""
+        """Return what makes the pooling of a scale."""
         if self.kernel == "gaussian":
             return SoftMin
         return partial(PowerMean, power=self._power(d))
@@ -304,7 +295,7 @@ class KDE(BaseDetector):
         return (self.df + d) / 2 if self.power is None else self.power
 
     def _scale(self, bandwidth):
-        """Give the squared distance at which the kernel falls: 2 sigma^2, nu sigma^2."""
+        """Return the squared distance at which the kernel falls: 2 sigma^2, nu sigma^2."""
         return (2.0 if self.kernel == "gaussian" else self.df) * bandwidth**2
 
     def _checked_scale(self):

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
 
-from skad.base import calibration_rows
+from skad._thresholds import calibration_rows
 from skad.relevance._distance import ROWS, TemplateTiles, to_tensor
+from skad.relevance._soft_minimum import shifted_sum
 from skad.relevance._template_pool import mask_own
 
 __all__ = ["leave_one_out_root", "scott_bandwidth"]
@@ -15,7 +16,7 @@ _CANCELLED = 1e-6  # a squared distance so small against the mean lost ten digit
 
 
 def scott_bandwidth(X):
-    """Scott's rule times the features' root mean variance.
+    """Return Scott's rule times the features' root mean variance.
 
     scikit-learn's ``bandwidth="scott"`` leaves the scale out: the two agree on features
     of unit variance.
@@ -120,7 +121,7 @@ class _LeftOut:
         return nearest * self.mean
 
     def log_likelihood(self, scales, pooling, d):
-        """Mean leave-one-out log likelihood at each scale, up to a constant."""
+        """Return the mean leave-one-out log likelihood at each scale, up to a constant."""
         poolings = [pooling(scale) for scale in scales]
         nearest = self.nearest[:, 0]
         tops = [_log_kernel(p, -self.nearest / p.scale) for p in poolings]
@@ -132,8 +133,7 @@ class _LeftOut:
             out = buffer[: minus_u.shape[0], : minus_u.shape[1]]
             for pool, top, total in zip(poolings, tops, totals, strict=True):
                 torch.mul(minus_u, self.mean / pool.scale, out=out)
-                ell = pool.log_kernel(out).sub_(top[block])
-                total[block] += ell.clamp_(min=_FLOOR).exp_().sum(1)
+                total[block] += shifted_sum(pool.log_kernel(out), top[block], _FLOOR)
         logs = torch.log(totals) + torch.stack(tops)[:, :, 0]
         return logs.mean(1).cpu().numpy() - d / 2 * np.log(scales)
 
