@@ -16,11 +16,11 @@ from torch import nn
 
 from skad import FCDD
 from skad.datasets import make_textures
+from skad.detectors._fcdd._networks import auto_network, paper_network
 from skad.images import GlobalContrastNormalizer, confetti
 from skad.metrics import ExplanationAwareScorer
-from skad.neural import Augmentation
+from skad.neural import Augmentation, EarlyStopping, Trunk
 from skad.neural._backbones import _make_layers
-from skad.neural._map_networks import auto_network, paper_network
 from skad.relevance._receptive_field import receptive_field
 
 RNG = np.random.default_rng(0)
@@ -230,7 +230,13 @@ def test_a_network_of_the_user():
         ),
         ({"network": lambda shape: None}, GREY, "but gave NoneType"),
         ({"network": "paper64"}, GREY, "'network' parameter"),
-        ({"backbone": "vgg11_bn"}, COLOUR, "needs weights, a file or a state dict"),
+        (
+            {"network": Trunk("vgg11_bn")},
+            COLOUR,
+            r"Trunk\('vgg11_bn'\) needs weights, a file or a state dict",
+        ),
+        ({"network": Trunk("vgg12")}, COLOUR, "'name' parameter of Trunk"),
+        ({"network": Trunk("vgg11", freeze=-1)}, COLOUR, "'freeze' parameter of Trunk"),
         ({"objective": "both"}, GREY, "'objective' parameter"),
         ({"sigma": 0}, GREY, "'sigma' parameter"),
         ({"outliers": None}, GREY, "FCDD learns from anomalies, and has none"),
@@ -287,28 +293,38 @@ def test_bad_sizes(resize):
 # What comes to the network.
 
 
+def in_units(images, low, high):
+    """Images as they come to the network: values in [0, 1]."""
+    return torch.from_numpy((images - low) / (high - low)).float()
+
+
+def spread(images):
+    return images.min(), images.max()
+
+
 def test_standard_normalization():
-    for rows in (GREY, 255 * COLOUR, 40 * GREY - 300):
+    units = ((GREY, 0, 1), (255 * COLOUR, 0, 255))
+    for rows, low, high in (*units, (40 * GREY - 300, *spread(40 * GREY - 300))):
         net = make(max_epochs=1).fit(rows).net_.module_.normalization
         images = rows.reshape(len(rows), -1, *rows.shape[-2:])
-        detector = make(max_epochs=1).fit(rows)
-        prepared = detector._prepare(rows.reshape(len(rows), -1))
-        scaled = net(prepared).double().numpy()
+        scaled = net(in_units(images, low, high)).double().numpy()
         mean, std = (f(images, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
         assert_allclose(scaled, (images - mean) / std, atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [GREY, 255 * COLOUR], ids=["grey", "colour"])
-def test_contrast_normalization_is_that_of_the_transformer(rows):
+@pytest.mark.parametrize(
+    ("rows", "high"), [(GREY, 1), (255 * COLOUR, 255)], ids=["grey", "colour"]
+)
+def test_contrast_normalization_is_that_of_the_transformer(rows, high):
     normal = rows[:20]
     y = np.where(np.arange(len(rows)) < 20, 1, -1)
     expected = GlobalContrastNormalizer().fit(normal)
-    detector = make(normalization="contrast").fit(rows, y)
-    low, high = detector._constants[:, 0]
-    # The unit in which images come changes neither.
-    assert (low, high) == pytest.approx((expected.min_, expected.max_), rel=1e-4)
-    net = detector.net_.module_.normalization
-    scaled = net(detector._prepare(rows.reshape(len(rows), -1))).double().numpy()
+    net = make(normalization="contrast").fit(rows, y).net_.module_.normalization
+    # The unit in which images come changes neither of the extremes.
+    extremes = net.low.item(), (net.low + net.width).item()
+    assert extremes == pytest.approx((expected.min_, expected.max_), rel=1e-4)
+    images = rows.reshape(len(rows), -1, *rows.shape[-2:])
+    scaled = net(in_units(images, 0, high)).double().numpy()
     assert_allclose(scaled.reshape(rows.shape), expected.transform(rows), atol=1e-4)
     flat = make(normalization="contrast", max_epochs=1).fit(np.full((5, 9, 9), 0.5))
     assert np.isfinite(flat.explain(RNG.random((3, 9, 9)))).all()
@@ -321,9 +337,9 @@ def test_no_normalization():
 
 def test_anomalies_do_not_set_the_units():
     X = np.concatenate([GREY[:20], 200 * GREY[20:]])
-    both, alone = make().fit(X, LABELS), make().fit(GREY[:20])
-    assert (both._shift, both._scale) == (alone._shift, alone._scale) == (0, 1)
-    assert_allclose(both._constants, alone._constants)
+    net = make().fit(X, LABELS).net_.module_.normalization
+    assert net.mean.item() == pytest.approx(GREY[:20].mean(), rel=1e-6)
+    assert net.std.item() == pytest.approx(GREY[:20].std(), rel=1e-6)
 
 
 # Masks.
@@ -477,7 +493,11 @@ def weights_of(name):
 
 
 RGB = RNG.random((8, 3, 32, 32)).astype(np.float32)
-VGG = {"backbone": "vgg11_bn", "weights": weights_of("vgg11_bn"), "n_layers": 11}
+VGG = {"name": "vgg11_bn", "weights": weights_of("vgg11_bn"), "n_layers": 11}
+
+
+def make_on(trunk, **params):
+    return make(network=Trunk(**trunk), **params)
 
 
 def differing(fitted, weights, names):
@@ -496,7 +516,7 @@ def differing(fitted, weights, names):
     ("freeze", "n_frozen"), [(True, 11), ("auto", 11), (False, 0), (0, 0), (5, 5)]
 )
 def test_a_frozen_trunk_does_not_change(freeze, n_frozen):
-    fitted = make(freeze=freeze, batch_size=4, **VGG).fit(RGB)
+    fitted = make_on({**VGG, "freeze": freeze}, batch_size=4).fit(RGB)
     names = [f"features.{i}" for i in range(11)]
     changed, known = differing(fitted, VGG["weights"], names)
     trained = {k for k in known if int(k.split(".")[1]) >= n_frozen}
@@ -510,44 +530,54 @@ def test_a_frozen_trunk_does_not_change(freeze, n_frozen):
 
 
 def test_a_frozen_trunk_is_never_in_training_mode():
-    seen = []
-    probe = make(freeze=True, callbacks=None, **VGG).fit(RGB)
-    frozen = probe.net_.module_.train().frozen
-    for module in frozen.modules():
-        seen.append(module.training)
-    assert not any(seen)
-    assert probe.net_.module_.head.training
+    network = make_on({**VGG, "freeze": True}).fit(RGB).net_.module_.train()
+    assert not any(module.training for module in network.frozen.modules())
+    assert network.head.training
 
 
 def test_the_paper_froze_15_layers_of_vgg():
-    params = {**VGG, "n_layers": 17, "resize": 64}
-    assert len(make(max_epochs=1, **params).fit(RGB).net_.module_.frozen) == 15
+    detector = make_on({**VGG, "n_layers": 17}, resize=64, max_epochs=1)
+    assert len(detector.fit(RGB).net_.module_.frozen) == 15
 
 
 def test_a_residual_trunk():
     weights = weights_of("resnet18")
-    params = {"backbone": "resnet18", "weights": weights, "n_layers": 5, "freeze": 4}
-    fitted = make(batch_size=4, resize=64, head="linear", **params).fit(RGB)
+    trunk = {"name": "resnet18", "weights": weights, "n_layers": 5, "freeze": 4}
+    fitted = make_on({**trunk, "head": "linear"}, batch_size=4, resize=64).fit(RGB)
     names = ["conv1", "bn1", "relu", "maxpool", "layer1"]
     changed, known = differing(fitted, weights, names)
     assert changed == {k for k in known if k.startswith("layer1")}
     assert isinstance(fitted.net_.module_.head, nn.Conv2d)
-    grey = make(max_epochs=1, resize=64, **params).fit(RGB[:, 0])
+    grey = make_on(trunk, max_epochs=1, resize=64).fit(RGB[:, 0])
     assert grey.explain(RGB[:, 0]).shape == (8, 32, 32)
     with pytest.raises(ValueError, match="8 layers; got n_layers=9"):
-        make(**{**params, "n_layers": 9}).fit(RGB)
+        make_on({**trunk, "n_layers": 9}).fit(RGB)
+    with pytest.raises(ValueError, match="freeze=6, but resnet18 is cut to 5 layers"):
+        make_on({**trunk, "freeze": 6}).fit(RGB)
     with pytest.raises(ValueError, match="smaller than the receptive field: 32 x 32"):
-        make(**params).fit(RGB)
+        make_on(trunk).fit(RGB)
     with pytest.raises(ValueError, match="grey or RGB"):
-        make(**params, resize=64).fit(RGB[:, :2])
+        make_on(trunk, resize=64).fit(RGB[:, :2])
 
 
 def test_a_head_of_the_user():
-    head = {"head": lambda channels: nn.Conv2d(channels, 1, 3, padding=1)}
-    fitted = make(max_epochs=1, **head, **VGG).fit(RGB)
-    assert fitted.receptive_field_.size == (26, 26)
+    fitted = make_on({**VGG, "head": lambda c: nn.Conv2d(c, 1, 3, padding=1)}, max_epochs=1)
+    assert fitted.fit(RGB).receptive_field_.size == (26, 26)
     with pytest.raises(ValueError, match="one channel"):
-        make(head=lambda channels: nn.Conv2d(channels, 2, 1), **VGG).fit(RGB)
+        make_on({**VGG, "head": lambda c: nn.Conv2d(c, 2, 1)}).fit(RGB)
+
+
+def test_a_search_over_the_layers_of_a_trunk():
+    y = np.repeat([1, -1], 4)
+    search = GridSearchCV(
+        make_on(VGG, max_epochs=1, outliers="confetti"),
+        {"network__n_layers": [2, 8]},
+        scoring="roc_auc",
+        cv=StratifiedKFold(2),
+        error_score="raise",
+    ).fit(RGB, y)
+    layers = search.best_params_["network__n_layers"]
+    assert len(search.best_estimator_.net_.module_.frozen) == layers
 
 
 # In scikit-learn.
@@ -678,7 +708,7 @@ def test_pickles_and_weights_make_the_detector_again(suffix, normalization, tmp_
 
 
 def test_weights_of_a_table_and_of_a_backbone(tmp_path):
-    for params, rows in (({}, TABLE), (VGG, RGB)):
+    for params, rows in (({}, TABLE), ({"network": Trunk(**VGG)}, RGB)):
         fitted = make(max_epochs=1, **params).fit(rows)
         fitted.save_weights(tmp_path / "weights.pt")
         read = make(**params).load_weights(tmp_path / "weights.pt")
@@ -692,7 +722,8 @@ def test_training_goes_on():
     assert fitted.history_["train_loss"][:2] == first
     fitted.partial_fit(GREY)
     assert len(fitted.history_["train_loss"]) == 5
-    stopped = make(early_stopping=True, max_epochs=60, patience=2, lr=0.03).fit(GREY)
+    stopping = EarlyStopping(patience=2)
+    stopped = make(early_stopping=stopping, max_epochs=60, lr=0.03).fit(GREY)
     curve = stopped.history_["valid_loss"]
     assert len(curve) < 60 and len(curve) - 1 - int(np.argmin(curve)) >= 2
 
@@ -700,7 +731,7 @@ def test_training_goes_on():
 def test_seeds_and_global_states():
     states = np.random.get_state()[1].copy(), torch.get_rng_state()
     augment = Augmentation(shift=1, mirror=True, brightness=0.1, noise=0.1)
-    detector = make(augment=augment, early_stopping=True)
+    detector = make(augment=augment, early_stopping=EarlyStopping())
     scores = detector.fit(GREY).score_samples(GREY)
     assert_array_equal(clone(detector).fit(GREY).score_samples(GREY), scores)
     assert (

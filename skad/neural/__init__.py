@@ -1,7 +1,7 @@
 """Networks: trained through skorch, scored in blocks, saved as plain tensors."""
 
 from skad.neural._augmentation import Augmentation
-from skad.neural._backbones import download_weights, load_backbone
+from skad.neural._backbones import Trunk, download_weights, load_backbone
 from skad.neural._detector import NeuralDetector
 from skad.neural._feature_net import FeatureNet, Scaling
 from skad.neural._fit_features import fit_features
@@ -34,6 +34,7 @@ __all__ = [
     "Scoring",
     "Trained",
     "TrainingData",
+    "Trunk",
     "Units",
     "download_weights",
     "fit_features",

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.hub import download_url_to_file
 
-from skad._typing import FilePath, Preprocessing, Weights
+from skad._sklearn import Interval, StrOptions
+from skad._typing import Auto, FilePath, Network, Preprocessing, Weights
+from skad._values import ParameterValue
 from skad.neural._feature_net import FeatureNet, Scaling
 from skad.neural._weights import load_weights, read_tensors
 
-__all__ = ["BACKBONES", "PREPROCESSING", "download_weights", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "PREPROCESSING",
+    "Trunk",
+    "download_weights",
+    "load_backbone",
+]
 
 _URL = "https://download.pytorch.org/models/"
 # torchvision's weights of ImageNet; a name ends in the start of the file's SHA-256.
@@ -53,6 +62,94 @@ _SQUEEZENET = (
     *((48, 192), (48, 192), (64, 256), (64, 256)),
 )
 _RESNET_WIDTHS = (64, 128, 256, 512)
+
+
+class Trunk(ParameterValue):
+    """The first layers of a pretrained network, for maps of what they see of an image.
+
+    Parameters
+    ----------
+    name : str
+        "vgg11", "vgg13", "vgg16", "vgg19", each also with "_bn", "squeezenet1_1" or
+        "resnet18"; "vgg11_bn" is what the FCDD paper [1]_ takes.
+    weights : str, path or dict, default=None
+        The network's weights, a file or a state dict, as for `load_backbone`; a detector
+        needs them. `download_weights` gets torchvision's; `fit` downloads nothing.
+    preprocessing : {"imagenet", "caffe"}, default="imagenet"
+        What the weights were trained with, as for `load_backbone`.
+    n_layers : int or None, default=None
+        How many layers, counting each convolution, norm, function, pooling and block.
+        None is 21 of VGG11-BN, as the paper; 8 of SqueezeNet, up to fire5; two stages of
+        ResNet18; three blocks of others.
+    freeze : bool, int or "auto", default="auto"
+        How many of the layers are not trained, batch-norm statistics included. "auto" is
+        15 of VGG11-BN's, as the paper, else all.
+    head : {"mlp", "linear"} or callable, default="mlp"
+        What makes the map of the features, always trained: a hidden layer of 64 for each
+        place, or none, as in the paper. A callable makes a module from the number of
+        channels.
+
+    See Also
+    --------
+    skad.FCDD : Takes one as `network`.
+    load_backbone : The whole network, whose features are averaged over the image.
+    download_weights : Get torchvision's weights.
+
+    References
+    ----------
+    .. [1] P. Liznerski, L. Ruff, R. A. Vandermeulen, B. J. Franks, M. Kloft, K.-R. Mueller.
+       "Explainable Deep One-Class Classification". ICLR 2021.
+
+    Examples
+    --------
+    Grids read ``network__n_layers``, since a trunk has parameters of its own:
+
+    >>> from skad import FCDD
+    >>> from skad.neural import Trunk, download_weights
+    >>> weights = download_weights("squeezenet1_1")  # doctest: +SKIP
+    >>> detector = FCDD(network=Trunk("squeezenet1_1", freeze=3), max_epochs=1)
+    >>> detector.set_params(network__n_layers=4).network
+    Trunk(freeze=3, n_layers=4, name='squeezenet1_1')
+
+    Random weights in place of downloaded ones:
+
+    >>> from skad.datasets import make_textures
+    >>> from skad.neural._backbones import _make_layers
+    >>> weights = _make_layers("squeezenet1_1").state_dict()
+    >>> images = make_textures(16, anomaly_share=0, random_state=0).images
+    >>> detector.set_params(network__weights=weights).fit(images).map_shape_
+    (7, 7)
+    """
+
+    _parameter_constraints = {
+        "name": [StrOptions(set(BACKBONES))],
+        "weights": [str, os.PathLike, dict, None],
+        "preprocessing": [StrOptions(set(PREPROCESSING))],
+        "n_layers": [Interval(Integral, 1, None, closed="left"), None],
+        "freeze": [
+            "boolean",
+            Interval(Integral, 0, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "head": [StrOptions({"mlp", "linear"}), callable],
+    }
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: Weights = None,
+        preprocessing: Preprocessing = "imagenet",
+        n_layers: int | None = None,
+        freeze: bool | int | Auto = "auto",
+        head: Network | Literal["mlp", "linear"] = "mlp",
+    ):
+        self.name = name
+        self.weights = weights
+        self.preprocessing = preprocessing
+        self.n_layers = n_layers
+        self.freeze = freeze
+        self.head = head
 
 
 def load_backbone(
@@ -96,7 +193,8 @@ def load_backbone(
     --------
     download_weights : Get torchvision's weights.
     fit_features : Features learned from labelled rows of your own.
-    skad.DeepOneClass, skad.FCDD : Take a backbone by its name, too.
+    skad.DeepOneClass : Takes a backbone by its name, too.
+    Trunk : Its first layers only.
 
     References
     ----------
