@@ -35,13 +35,13 @@ from _common import (
     side_by_side,
     table,
 )
+from skad.neural._losses import MapLoss
+from skad.neural._map_networks import auto_network, paper_network
 from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import conv_transpose2d
 
 from skad import FCDD
 from skad.images import Confetti
-from skad.neural._losses import MapLoss
-from skad.neural._map_networks import auto_network, paper_network
 from skad.neural._outliers import Targets
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
 from skad.relevance._upsampling import GaussianUpsampling
