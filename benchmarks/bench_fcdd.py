@@ -41,6 +41,8 @@ from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import conv_transpose2d
 
 from skad import FCDD
+from skad.detectors._fcdd._loss import MapLoss
+from skad.detectors._fcdd._networks import auto_network, paper_network
 from skad.images import Confetti
 from skad.neural._outliers import Targets
 from skad.relevance._receptive_field import ReceptiveField, receptive_field
@@ -399,7 +401,7 @@ def raw_scorers(case, skad, X, device):
         net = network(case, memory_format).to(device).eval()
         net.load_state_dict(weights)
         scorers[f"raw network{layout}"] = partial(raw_scores, net, rows, SLICE)
-    few = skad._rows_of_a_block(torch.device(device))
+    few = skad._trained._rows_of_a_block()
     scorers[f"raw network{layout}, skad's slices"] = partial(raw_scores, net, rows, few)
     return scorers
 

@@ -48,7 +48,7 @@ from skad.metrics import (
     cosine_similarity_score,
     pixel_roc_auc_score,
 )
-from skad.neural import Augmentation
+from skad.neural import Augmentation, Trunk
 
 START = time.perf_counter()
 BLUR = 6  # pixels, for the maps of pixels and gradients
@@ -59,8 +59,8 @@ CHOICES = {
     "squares, blurred (the paper's)": {"outliers": Confetti.paper()},
     "squares": {"outliers": Confetti(aspect=(1.0, 1.0))},
     "small": {"outliers": Confetti(side=(1 / 30, 0.12))},
-    "linear head": {"head": "linear"},
-    "up to fire3": {"n_layers": 5},
+    "linear head": {"network__head": "linear"},
+    "up to fire3": {"network__n_layers": 5},
 }
 
 
@@ -147,18 +147,15 @@ def seen_half(data):
 
 
 def fcdd(args, seed, **params):
-    return FCDD(
-        **{
-            "backbone": "squeezenet1_1",
-            "weights": str(args.weights),
-            "preprocessing": args.preprocessing,
-            "resize": 224,
-            "max_epochs": args.epochs,
-            "batch_size": 32,
-            "random_state": seed,
-            **params,
-        }
+    weights = {"weights": str(args.weights), "preprocessing": args.preprocessing}
+    detector = FCDD(
+        network=Trunk("squeezenet1_1", **weights),
+        resize=224,
+        max_epochs=args.epochs,
+        batch_size=32,
+        random_state=seed,
     )
+    return detector.set_params(**params)
 
 
 def without_masks(images, rng):
@@ -212,7 +209,8 @@ def run_features(args, data, distances):
     detector = fcdd(args, 0, max_epochs=1).fit(data["train"][:64])  # for its geometry
     trunk = torch.nn.Sequential(*list(detector.net_.module_.children())[:3]).eval()
     low = distances(features(trunk, data["train"]), features(trunk, data["test"]))
-    maps = detector._upsampled(low, "partition").astype(np.float32)
+    upsampling = detector.net_.module_.upsampling(None, "partition")
+    maps = upsampling(torch.from_numpy(low)).numpy().astype(np.float32)
     took = time.process_time() - start
     return {"score": low.mean(axis=(1, 2)), "maps": maps, "fit": took, "rest": 0.0}
 

@@ -640,6 +640,37 @@ def test_cross_fits_see_labels_and_masks():
         assert_array_equal(mask_fit[:, 0], filled[rows])
 
 
+class Recorder:
+    """A callback of scikit-learn's that counts tasks, and the ends of fits."""
+
+    max_propagation_depth = None
+
+    def __init__(self):
+        self.ended, self.n_fits = [], 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        self.ended.append(context.task_name)
+
+    def teardown(self, estimator, context):
+        self.n_fits += 1
+
+
+@pytest.mark.skipif(not hasattr(FCDD, "set_callbacks"), reason="scikit-learn before 1.9")
+def test_scikit_learns_callbacks_see_a_fit_with_masks():
+    seen = Recorder()
+    fitted = make().set_callbacks(seen).fit(GREY, LABELS, mask=MASK)
+    assert seen.ended == ["epoch"] * 2 + ["fit"]
+    with pytest.raises(ValueError, match="mask must have shape"):
+        fitted.fit(GREY, LABELS, mask=MASK[1:])
+    assert seen.n_fits == 2  # torn down after a failed one, too
+
+
 def test_containers(tmp_path):
     rows = GREY.astype(np.float32)
     expected = make().fit(rows).score_samples(rows)

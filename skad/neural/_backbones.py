@@ -286,7 +286,7 @@ def _check_choice(parameter, value, known):
 
 
 def _read(weights):
-    """Give a state dict, and what to call it in messages."""
+    """Return a state dict, and what to call it in messages."""
     if isinstance(weights, str | os.PathLike):
         return read_tensors(weights), weights
     if not isinstance(weights, dict) or not weights:
@@ -298,7 +298,7 @@ def _read(weights):
 
 
 def _matching(given, own, name):
-    """Give the weights under the names of the layers, without the classifier's."""
+    """Return the weights under the names of the layers, without the classifier's."""
     if name != "resnet18" and not any(key.startswith("features.") for key in given):
         given = {f"features.{key}": value for key, value in given.items()}
     classifier = _classifier_names(name)
@@ -378,7 +378,7 @@ class _Fire(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x):
-        """Give twice the expanded channels."""
+        """Return twice the expanded channels."""
         x = self.relu(self.squeeze(x))
         return self.relu(torch.cat([self.expand1x1(x), self.expand3x3(x)], dim=1))
 
@@ -399,6 +399,6 @@ class _Residual(nn.Module):
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
 
     def forward(self, x):
-        """Give the sum, behind a ReLU."""
+        """Return the sum, behind a ReLU."""
         y = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(y)) + self.downsample(x))

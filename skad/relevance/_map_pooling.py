@@ -39,7 +39,7 @@ class MapPooling:
         return flat.mean(dim=1)
 
     def contributions(self, maps):
-        """Give what the entries of maps (n, u, v) contribute, which sums to the score."""
+        """Return what the entries of maps (n, u, v) contribute, which sums to the score."""
         flat = maps.reshape(len(maps), -1)
         if self.k < flat.shape[1]:
             top = np.argsort(-flat, axis=1, kind="stable")[:, : self.k]

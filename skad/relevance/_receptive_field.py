@@ -238,7 +238,7 @@ def _is_in_place(node):
 
 
 def _union(node):
-    """Give what any of the inputs sees."""
+    """Return what any of the inputs sees."""
     first, *others = _inputs(node)
     field = first.meta["field"]
     for other in others:
@@ -255,7 +255,7 @@ def _union(node):
 
 
 def _composed(field, step):
-    """Give the field of a step's output, in pixels, from the field of its input."""
+    """Return the field of a step's output, in pixels, from the field of its input."""
 
     def pixels(start, jump, offset):
         return start + jump * offset
@@ -268,7 +268,7 @@ def _composed(field, step):
 
 
 def _step(node, net):
-    """Give the field of one step, in pixels of its input."""
+    """Return the field of one step, in pixels of its input."""
     if node.op == "call_module":
         module = net.get_submodule(node.target)
         kind = _known_kind(module)
@@ -299,7 +299,7 @@ def _not_local(node, why="it is none of the steps that are known to be local"):
 
 
 def _options(node, names):
-    """Give the arguments behind the first by name, like the attributes of a module."""
+    """Return the arguments behind the first by name, like the attributes of a module."""
     options = dict(zip(names, node.args[1:], strict=False)) | node.kwargs
     tensors = ("input", "weight", "bias", "size", "tensors")
     numbers = {name: value for name, value in options.items() if name not in tensors}
@@ -325,7 +325,7 @@ def _pair(value):
 
 
 def _window(options, node):
-    """Give the field of a convolution or pooling."""
+    """Return the field of a convolution or pooling."""
     if getattr(options, "padding_mode", "zeros") == "circular":
         raise _not_local(node, "circular padding shows the opposite border")
     dilation, kernel = _pair(getattr(options, "dilation", 1)), _pair(options.kernel_size)
@@ -340,7 +340,7 @@ def _reach(dilation, kernel):
 
 
 def _padding(options, reach):
-    """Give the padding above and on the left."""
+    """Return the padding above and on the left."""
     padding = getattr(options, "padding", 0)
     if padding == "same":
         return tuple(r // 2 for r in reach)
@@ -384,7 +384,7 @@ def _interpolation(options, node):
 
 
 def _steps(options, node):
-    """Give the inputs, in rows and columns, from one output to the next."""
+    """Return the inputs, in rows and columns, from one output to the next."""
     aligned = getattr(options, "align_corners", False)
     factor = getattr(options, "scale_factor", None)
     if factor and not aligned and not getattr(options, "recompute_scale_factor", False):
@@ -399,7 +399,7 @@ _MARGINS = {"bilinear": 1, "bicubic": 2}
 
 
 def _neighbours(options, step):
-    """Give the first and last input of output 0, so that those of i are in i steps."""
+    """Return the first and last input of output 0, so that those of i are in i steps."""
     if options.mode not in _MARGINS:  # floor(i step), exact: floor((i + 1/2) step)
         if (1 / step).is_integer():
             return step - 1, 0

@@ -103,7 +103,7 @@ class GaussianUpsampling:
             raise ValueError(f"The last axes must be {size}; got {tuple(values.shape)}.")
 
     def _matrices(self, like):
-        """Give K_h and K_w in the dtype and on the device of a tensor."""
+        """Return K_h and K_w in the dtype and on the device of a tensor."""
         key = like.dtype, like.device
         if key not in self._cache:
             with torch.inference_mode(False):  # else they could not be trained through
@@ -158,7 +158,7 @@ def check_fits(field, image_size):
 
 
 def default_sigma(size, jump):
-    """Give the standard deviation of the Gaussian: ``max(0.19 size, jump / 2)``.
+    """Return the standard deviation of the Gaussian: ``max(0.19 size, jump / 2)``.
 
     0.19 is the 12 pixels of the FCDD paper's best maps over the 62 that an entry sees.
     Below half a jump the maps would be dots.
@@ -236,7 +236,7 @@ def gaussian_matrix(n_pixels, n_outputs, *, start, jump, size, sigma, normalize)
 
 
 def _with_nearest(inside, distance, axis):
-    """Put the nearest in where nothing is inside."""
+    """Take the nearest where nothing is inside."""
     nearest = distance.argmin(axis, keepdim=True)
     alone = torch.zeros_like(inside).scatter_(axis, nearest, True)
     return inside.where(inside.any(axis, keepdim=True), alone)
