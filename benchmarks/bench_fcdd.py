@@ -35,8 +35,6 @@ from _common import (
     side_by_side,
     table,
 )
-from skad.neural._losses import MapLoss
-from skad.neural._map_networks import auto_network, paper_network
 from sklearn.exceptions import ConvergenceWarning
 from torch.nn.functional import conv_transpose2d
 

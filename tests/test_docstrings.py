@@ -76,7 +76,7 @@ def test_there_are_docstrings_of_every_kind():
     some = {
         "skad.detectors._kde._detector.KDE",
         "skad.detectors._kde._detector.KDE.predict",
-        "skad.explanation.explain",
+        "skad.explanation._explain.explain",
         "skad.model_selection.InlierTraining.score_samples",
         "skad.detectors._invertible._iocn.IOCN.member_scores",
         "skad._linear_map.LinearMap.inverse",
