@@ -16,7 +16,7 @@ from skad.detectors._fcdd._networks import (
 from skad.detectors._fcdd._trunk import cut_trunk
 from skad.neural._backbones import Trunk
 from skad.neural._feature_net import make_module, output_of
-from skad.relevance._receptive_field import receptive_field
+from skad.relevance._receptive_field import ReceptiveField, receptive_field
 from skad.relevance._upsampling import GaussianUpsampling, check_fits, default_sigma
 
 __all__ = ["MapNetwork", "map_steps"]
@@ -34,6 +34,10 @@ class MapNetwork(nn.Sequential):
     receptive_field : ReceptiveField
         What an entry of the map sees, in pixels of a row.
     """
+
+    row_shape: tuple[int, ...]
+    map_shape: tuple[int, int]
+    receptive_field: ReceptiveField
 
     @classmethod
     def of(cls, steps, row_shape):
