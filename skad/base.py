@@ -147,7 +147,7 @@ class BaseDetector(DetectorMixin, BaseEstimator):
         super().__init_subclass__(**kwargs)
         cls.__doc__ = filled(cls.__doc__)
         cls._own_constraints = vars(cls).get("_parameter_constraints", {})
-        merged = {}
+        merged: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
             declared = vars(base).get("_parameter_constraints", {})
             merged |= vars(base).get("_own_constraints", declared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -135,6 +135,14 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
 
     net_: NeuralNet
     offset_: float
+
+    if TYPE_CHECKING:  # more rows than the base class takes
+
+        def score_samples(self, X: Rows) -> Floats: ...
+        def decision_function(self, X: Rows) -> Floats: ...
+        def predict(self, X: Rows) -> Ints: ...
+        def explain(self, X: Rows) -> Floats: ...
+        def unattributed(self, X: Rows) -> Floats: ...
 
     _parameter_constraints = {
         **BaseDetector._parameter_constraints,

@@ -156,9 +156,10 @@ class TrainingData:
         """
         if self.class_numbers is not None:
             return replace(self, X=self.X[train], class_numbers=self.class_numbers[train])
+        if self.labels is None:
+            return replace(self, X=self.X[train])
         if not self.anomalous.any():
-            labels = None if self.labels is None else self.labels[train]
-            return replace(self, X=self.X[train], labels=labels, mask=None)
+            return replace(self, X=self.X[train], labels=self.labels[train], mask=None)
         n_anomalies = self.anomalous.sum()
         labels = np.append(
             self.labels[~self.anomalous][train], np.full(n_anomalies, -1, np.int8)
@@ -238,7 +239,7 @@ class Trained:
 
     Parameters
     ----------
-    net : skorch.NeuralNet or None
+    net : skorch.NeuralNet
         None, where weights are yet to be loaded.
     units : Units
         What makes tensors of rows.
@@ -259,7 +260,7 @@ class Trained:
     (torch.Size([2, 3]), 2.0)
     """
 
-    net: NeuralNet | None
+    net: NeuralNet
     units: Units
     state: dict[str, Any]
 

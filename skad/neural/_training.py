@@ -83,7 +83,9 @@ class Settings:
 
     def rows_a_step(self, n: int) -> int:
         """Return the rows of a step, of n rows that train."""
-        return max(8, min(128, n // 64)) if self.batch_size == "auto" else self.batch_size
+        return (
+            max(8, min(128, n // 64)) if self.batch_size == "auto" else int(self.batch_size)
+        )
 
     def checked_callbacks(self) -> list[Any]:
         """Return copies of the callbacks."""
@@ -131,11 +133,12 @@ def make_net(
         raise ValueError(
             "The network has nothing to train: none of its parameters requires a gradient."
         )
+    make: Any = OneClassNet
     if "accelerator" in params:
-        from skad.neural._accelerated import AcceleratedNet as Net
+        from skad.neural._accelerated import AcceleratedNet as make
     else:
-        Net, params["device"] = OneClassNet, str(settings.device)
-    return Net(
+        params["device"] = str(settings.device)
+    return make(
         module,
         criterion,
         lr=settings.lr if lr is None else lr,
@@ -185,10 +188,9 @@ class Training:
         lr : float or None, default=None
             Another learning rate than that of the settings.
         """
-        again = module is not None
-        module = module if again else self.parts.module
-        net = make_net(self.settings, module, self.parts.criterion, lr)
-        if self.previous is not None and not again:
+        criterion = self.parts.criterion
+        net = make_net(self.settings, module or self.parts.module, criterion, lr)
+        if self.previous is not None and module is None:
             _continue(net, self.previous.net)
         else:
             self.parts.start(net, self.rows)

@@ -77,11 +77,11 @@ class ViewTask:
         if wanted is None:
             return candidates
         if isinstance(wanted, Integral) and not isinstance(wanted, bool):
-            if wanted > n:
+            if int(wanted) > n:
                 raise ValueError(f"views={wanted}, but there are {n} that are scored.")
             # Steps that share no divisor with the periods of turns and shifts.
             step = next(s for s in range(int(_GOLDEN * n), 2 * n) if gcd(s, n) == 1)
-            return candidates[np.sort(np.arange(wanted) * step % n)]
+            return candidates[np.sort(np.arange(int(wanted)) * step % n)]
         positions = np.asarray(wanted)
         if (
             positions.ndim != 1
