@@ -1,9 +1,4 @@
-"""Set before anything is imported, and kept between the tests."""
-
-import os
-
-os.environ.setdefault("MPLBACKEND", "Agg")  # plots without a window
-os.environ.setdefault("SCIPY_ARRAY_API", "1")  # else scikit-learn skips a check
+"""Kept between the tests; what is set before them is in the conftest.py above."""
 
 import pytest
 import torch
