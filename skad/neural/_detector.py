@@ -145,7 +145,6 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
         def unattributed(self, X: Rows) -> Floats: ...
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
         "lr": [Interval(Real, 0, None, closed="neither")],
         "max_epochs": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],

@@ -133,7 +133,6 @@ class AutoEncoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDetec
     """
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         "network": [StrOptions({"auto", "dense", "convolutional"}), callable],
         "code_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "hidden": [tuple, list, StrOptions({"auto"})],

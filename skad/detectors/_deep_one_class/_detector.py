@@ -172,7 +172,6 @@ class DeepOneClass(BaseDetector):
     input_rule_: str
 
     _parameter_constraints = {
-        **BaseDetector._parameter_constraints,
         "features": [callable, None],
         "backbone": [StrOptions(set(BACKBONES)), None],
         "weights": [str, os.PathLike, dict, None],

@@ -195,7 +195,6 @@ class FCDD(NeuralDetector):
     outliers_: tuple[str, ...]
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **OUTLIER_CONSTRAINTS,
         "network": [StrOptions({"auto", *MAP_NETWORKS}), Trunk, callable],
         "resize": [Interval(Integral, 1, None, closed="left"), tuple, list, None],

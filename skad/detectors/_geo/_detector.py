@@ -269,7 +269,6 @@ class GEO(NeuralDetector):
     outliers_: tuple[str, ...]
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **OUTLIER_CONSTRAINTS,
         "transforms": [StrOptions(_KINDS), list, tuple],
         "heads": [StrOptions({"joint", "separate"})],

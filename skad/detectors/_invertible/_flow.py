@@ -132,7 +132,6 @@ class NormalizingFlow(NeuralDetector):
     """
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **CONSTRAINTS,
     }
 

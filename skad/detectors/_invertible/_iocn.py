@@ -194,7 +194,6 @@ class IOCN(NeuralDetector):
     """
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **CONSTRAINTS,
         "pull": [StrOptions(set(PULLS)), callable],
         "distance": [StrOptions(set(DISTANCES))],

@@ -136,7 +136,6 @@ class DeepSAD(NeuralDetector):
     """
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **NETWORK_CONSTRAINTS,
         **EXPLANATION_CONSTRAINTS,
         **OUTLIER_CONSTRAINTS,

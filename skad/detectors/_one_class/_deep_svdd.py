@@ -142,7 +142,6 @@ class DeepSVDD(NeuralDetector):
     squared_radius_: float
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **NETWORK_CONSTRAINTS,
         **EXPLANATION_CONSTRAINTS,
         "objective": [StrOptions({"one-class", "soft-boundary"})],

@@ -147,7 +147,6 @@ class HSC(NeuralDetector):
     """
 
     _parameter_constraints = {
-        **NeuralDetector._parameter_constraints,
         **NETWORK_CONSTRAINTS,
         **EXPLANATION_CONSTRAINTS,
         **OUTLIER_CONSTRAINTS,
