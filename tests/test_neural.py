@@ -1,6 +1,7 @@
 """Training through skorch, scoring in blocks, and files of weights."""
 
 import inspect
+import json
 import pickle
 import tracemalloc
 
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from skad import IOCN, AutoEncoder, InlierTraining
-from skad.neural import EarlyStopping
+from skad.neural import Batches, EarlyStopping, NeuralDetector, Parts, Scoring
 from skad.neural._net import BatchLoader, learning_rate_factor
 
 X = np.random.default_rng(0).standard_normal((200, 6)) @ np.diag([3, 2, 2, 1, 1, 0.1])
@@ -416,3 +417,75 @@ def test_parameters_are_documented():
     parameters = inspect.signature(AutoEncoder).parameters
     for name in parameters:
         assert f"\n    {name} : " in AutoEncoder.__doc__, name
+
+
+class Plain(NeuralDetector):
+    """A detector whose parts and scoring are given by the test."""
+
+    lr, max_epochs, batch_size, lr_schedule, device = 0.01, 2, "auto", None, "cpu"
+    warm_start, callbacks, net_params, random_state, verbose = False, None, None, 0, 0
+
+    def __init__(self, finish=dict, score=None, relevance=np.square, unattributed=None):
+        self.finish, self.score = finish, score
+        self.relevance, self.unattributed = relevance, unattributed
+
+    def _parts(self, data, previous=None):
+        finish = lambda trained, data: self.finish()  # noqa: E731
+        return Parts(nn.Linear(6, 6), MeanSquare(), state={"unit": 2.0}, finish=finish)
+
+    def _scoring(self, trained):
+        score = self.score or (lambda batch: batch.square().sum(dim=1))
+        return Scoring(score, self.relevance, self.unattributed)
+
+
+class MeanSquare(nn.Module):
+    def forward(self, output, batch, y):
+        return (output - batch).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"finish": lambda: {"unit": 1.0}}, "has 'unit' already"),
+        ({"finish": lambda: {"offset_": 1.0}}, "has 'offset_' already"),
+        ({"finish": lambda: {"a": torch.ones(1)}}, r"state\['a'\] is a Tensor, which"),
+        ({"finish": lambda: {"a": ([1],)}}, r"state\['a'\] is a tuple, which weight"),
+        ({"finish": lambda: None}, "must be a dict of values by name; got None"),
+        ({"score": lambda b: b.sum(dim=1)[1:]}, "1024 rows .* returned a Tensor of shape"),
+        ({"score": lambda b: b.sum(dim=1).numpy()}, "it returned a ndarray"),
+        ({"score": lambda b: b}, r"one score a row; .* shape \(200, 6\)"),
+        ({"relevance": lambda X: X.T}, r"200 rows of 6 features .* shape \(6, 200\)"),
+        ({"unattributed": lambda X: X}, r"shape \(200,\); .* shape \(200, 6\)"),
+    ],
+)
+def test_what_own_detectors_may_not_return(params, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        Plain(**params).fit(X).explain(X)
+
+
+def test_what_a_fit_learns_replaces_what_the_last_one_did():
+    fitted = Plain(finish=lambda: {"first_": 1.0}).fit(X)
+    assert fitted.first_ == 1.0
+    fitted.set_params(finish=lambda: {"second_": 2.0}).fit(X)
+    assert fitted.second_ == 2.0 and not hasattr(fitted, "first_")
+
+
+def test_counts_of_batches():
+    for params in ({"size": 0}, {"epochs": -1}, {"size": 2.0}):
+        with pytest.raises(ValueError, match="must be a positive integer or None"):
+            Batches(X, **params)
+
+
+def test_files_that_lack_something(tmp_path):
+    path = tmp_path / "weights.pt"
+    for name, message in (("offset_", "lacks offset_"), ("shift", "lacks 'shift'")):
+        detector().fit(X).save_weights(path)
+        content = torch.load(path)
+        plain = {k: v for k, v in json.loads(content["skad"]).items() if k != name}
+        content["skad"] = json.dumps(plain)
+        content["tensors"].pop(f"state.{name}", None)
+        torch.save(content, path)
+        unfitted = detector()
+        with pytest.raises(ValueError, match=message):
+            unfitted.load_weights(path)
+        assert not hasattr(unfitted, "net_")

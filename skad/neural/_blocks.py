@@ -55,11 +55,22 @@ def in_blocks(function, X, prepare, rows, device):
     values = None
     for start in range(0, len(X), rows):
         block = prepare(X[start : start + rows])
-        value = function(_whole(block, rows).to(device))[: len(block)]
+        value = _checked(function(_whole(block, rows).to(device)), rows)[: len(block)]
         if values is None:  # one array: many small ones would keep memory in pieces
             values = value.new_empty((len(X), *value.shape[1:]), device="cpu")
         values[start : start + len(block)] = value
     return values
+
+
+def _checked(value, rows):
+    """Return what a function gave for a block, if it has an entry for each of the rows."""
+    if not isinstance(value, torch.Tensor) or value.shape[:1] != (rows,):
+        shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+        raise ValueError(
+            f"A function of a block of {rows} rows must return a tensor with an entry for "
+            f"each; it returned a {type(value).__name__}{shape}."
+        )
+    return value
 
 
 def in_small_parts(explain, X, prepare):

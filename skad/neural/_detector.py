@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,7 @@ from skad._values import check_values
 from skad.base import BaseDetector, all_or_nothing
 from skad.neural._net import SCHEDULES
 from skad.neural._parts import (
+    COMMON,
     Batches,
     EarlyStopping,
     Parts,
@@ -40,9 +42,6 @@ from skad.neural._units import Units, training_rows
 from skad.neural._weights import load_weights, read_weights, write_weights
 
 __all__ = ["NeuralDetector"]
-
-# What weight files keep of every detector, beside the state of its training.
-_COMMON = ("n_features_in_", "feature_names_in_", "image_shape_", "offset_")
 
 
 class NeuralDetector(BaseDetector, CallbackSupportMixin):
@@ -249,7 +248,7 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
             If safetensors is needed and missing.
         """
         check_is_fitted(self)
-        common = {name: getattr(self, name) for name in _COMMON if hasattr(self, name)}
+        common = {name: getattr(self, name) for name in COMMON if hasattr(self, name)}
         state = {"detector": type(self).__name__, **common, **self._trained.state}
         write_weights(path, self.net_.module_.state_dict(), state)
 
@@ -280,13 +279,16 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
             weights, state = read_weights(path)
             state = self._take_common(state, path)
             data = self._data(np.empty((0, self.n_features_in_)))
-            units = Units(data.row_shape, data.image_shape)
+            untrained = Trained(None, Units(data.row_shape, data.image_shape), state)
             with seeded(0):
-                parts = self._parts(data, Trained(None, units, state))
+                try:
+                    parts = self._made_parts(data, untrained)
+                except KeyError as error:
+                    raise ValueError(f"{path} lacks {error}.") from error
                 net = make_net(self._settings(parts), parts.module, parts.criterion)
             load_weights(net.module_, weights, path)
             net.module_.eval()
-            self._become(Trained(net, parts.units or units, state))
+            self._become(replace(untrained, net=net, units=parts.units))
         return self
 
     def _take_common(self, state, path):
@@ -296,11 +298,13 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
             raise ValueError(
                 f"{path} was saved by a detector of another kind than {own}: {kind}."
             )
-        for name in _COMMON:
+        if missing := {"n_features_in_", "image_shape_", "offset_"} - state.keys():
+            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}.")
+        for name in COMMON:
             vars(self).pop(name, None)
             if name in state:
                 setattr(self, name, state[name])
-        return {k: v for k, v in state.items() if k not in {"detector", *_COMMON}}
+        return {k: v for k, v in state.items() if k not in {"detector", *COMMON}}
 
     # What subclasses write.
 
@@ -367,21 +371,27 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
             _check_same_rows(data, previous)
         seed, device = draw_seed(self.random_state), Settings.of(self).device
         with seeded(seed, device):
-            parts = self._parts(data, previous)
+            parts = self._made_parts(data, previous)
             training = self._training(parts, data, seed, previous, epochs)
             train = parts.train or _train_once
             net, state = train(training)
         net.module_.eval()
+        trained = Trained(net, parts.units, dict(parts.units.state))
+        trained = trained.with_state(parts.state).with_state(state)
+        self._become(trained.with_state(parts.finish(trained, data)))
+
+    def _made_parts(self, data, previous):
+        """Return the parts, with units."""
+        parts = self._parts(data, previous)
+        if not isinstance(parts, Parts):
+            raise TypeError(f"_parts must return Parts, got a {type(parts).__name__}.")
         units = parts.units or Units(data.row_shape, data.image_shape)
-        trained = Trained(net, units, parts.state | state)
-        learned = parts.finish(trained, data)
-        self._become(Trained(net, units, trained.state | learned))
+        return replace(parts, units=units)
 
     def _training(self, parts, data, seed, previous, epochs):
         settings = self._settings(parts)
         batches = parts.batches or Batches(data.X)
-        units = parts.units or Units(data.row_shape, data.image_shape)
-        rows = training_rows(batches.rows, units, settings.device)
+        rows = training_rows(batches.rows, parts.units, settings.device)
         whole = previous is None and epochs is None
         epochs = epochs or batches.epochs or self.max_epochs
         return Training(settings, parts, batches, rows, seed, previous, epochs, whole)
@@ -391,9 +401,11 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
 
     def _become(self, trained):
         """Take on what was trained; public attributes are what ends in an underscore."""
-        for name, value in trained.state.items():
-            if name.endswith("_") and not name.startswith("_"):
-                setattr(self, name, value)
+        before = self._trained.state if hasattr(self, "net_") else {}
+        for name in filter(_is_public, before):
+            vars(self).pop(name, None)
+        for name in filter(_is_public, trained.state):
+            setattr(self, name, trained.state[name])
         self._trained, self.net_ = trained, trained.net
 
     # The threshold, by the rows that are not labelled -1.
@@ -444,11 +456,11 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
     def _decompose(self, X, space=None):
         refuse_space(self, space)
         scoring = self._scoring(self._trained)
-        relevance = scoring.relevance(X).reshape(X.shape)
+        relevance = _by_feature(scoring.relevance(X), X.shape)
         if scoring.unattributed is None:
             rest = self._outlier_score(X) - relevance.sum(axis=1)
         else:
-            rest = scoring.unattributed(X)
+            rest = _by_row(scoring.unattributed(X), len(X))
         return Decomposition(relevance, rest, "outlier score")
 
     # Rows that are read part by part.
@@ -472,3 +484,29 @@ def _check_same_rows(data, previous):
             "warm_start=True goes on with a network for rows of shape "
             f"{previous.units.row_shape}; X has rows of shape {data.row_shape}."
         )
+
+
+def _is_public(name):
+    return name.endswith("_") and not name.startswith("_")
+
+
+def _by_feature(relevance, shape):
+    """Return relevance in the shape of flat rows."""
+    relevance = np.asarray(relevance, dtype=np.float64)
+    if len(relevance) != shape[0] or relevance.size != shape[0] * shape[1]:
+        raise ValueError(
+            f"The relevance of {shape[0]} rows of {shape[1]} features must be an array "
+            f"with a number for each; _scoring gave an array of shape {relevance.shape}."
+        )
+    return relevance.reshape(shape)
+
+
+def _by_row(unattributed, n):
+    """Return an unattributed part, if it has a number for each row."""
+    unattributed = np.asarray(unattributed, dtype=np.float64)
+    if unattributed.shape != (n,):
+        raise ValueError(
+            f"What is unattributed of {n} rows must have shape ({n},); _scoring gave an "
+            f"array of shape {unattributed.shape}."
+        )
+    return unattributed

@@ -23,6 +23,9 @@ from skad.neural._units import Units
 
 __all__ = ["Batches", "EarlyStopping", "Parts", "Scoring", "Trained", "TrainingData"]
 
+# What weight files keep of every detector, beside the state of its training.
+COMMON = ("n_features_in_", "feature_names_in_", "image_shape_", "offset_")
+RESERVED = {*COMMON, "detector", "net_", "history_"}
 _IMAGES_OF_A_BLOCK = 16
 
 
@@ -198,11 +201,14 @@ class Batches:
     Parameters
     ----------
     rows : ndarray of shape (n, d), or LazyRows
-        The rows that train.
+        The rows that train, as `TrainingData` holds them, not prepared.
     targets : tensor of shape (n, ...) or None, default=None
         What the criterion gets as y, an entry for each row.
     change : callable or None, default=None
-        What becomes of a batch before each step: ``(X, y) -> (X, y)``, tensors.
+        What becomes of a batch of prepared rows before each step: ``(X, y) -> (X, y)``,
+        tensors of as many rows. The criterion gets the changed batch; what it needs of the
+        batch as it was is handed on as y. Batches that are held out are changed too, each
+        in every epoch alike.
     size : int or None, default=None
         Rows of a step; None: by the detector's `batch_size`.
     epochs : int or None, default=None
@@ -231,6 +237,16 @@ class Batches:
     change: Callable[..., Any] | None = None
     size: int | None = None
     epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        for name in ("size", "epochs"):
+            value = getattr(self, name)
+            counts = value is None or (isinstance(value, Integral) and int(value) > 0)
+            if not counts:
+                raise ValueError(
+                    f"{name} must be a positive integer or None, got {value!r}."
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,6 +321,50 @@ class Trained:
             return _IMAGES_OF_A_BLOCK
         return block_rows(self.units.n_features)
 
+    def with_state(self, learned: dict[str, Any]) -> Trained:
+        """Return the same network with more that was learned.
+
+        Parameters
+        ----------
+        learned : dict
+            Numbers, strings, tuples, dicts of such, or arrays of numbers, by name.
+
+        Returns
+        -------
+        trained : Trained
+            With both in its state.
+
+        Raises
+        ------
+        TypeError
+            For what no weight file keeps.
+        ValueError
+            For a name that is known already, or that all detectors have.
+        """
+        if not isinstance(learned, dict) or not all(isinstance(n, str) for n in learned):
+            raise TypeError(f"A state must be a dict of values by name; got {learned!r}.")
+        for name, value in learned.items():
+            if name in self.state or name in RESERVED:
+                raise ValueError(f"The state has {name!r} already: choose another name.")
+            if not _can_be_kept(value):
+                raise TypeError(
+                    f"state[{name!r}] is a {type(value).__name__}, which weight files do "
+                    "not keep; numbers, strings, tuples, dicts by name, and arrays of "
+                    "numbers they do."
+                )
+        return replace(self, state=self.state | learned)
+
+
+def _can_be_kept(value):
+    if isinstance(value, tuple):
+        return all(map(_can_be_kept, value))
+    if isinstance(value, dict):
+        names, values = value.keys(), value.values()
+        return all(isinstance(n, str) for n in names) and all(map(_can_be_kept, values))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "fiub"
+    return value is None or isinstance(value, str | bool | int | float | np.generic)
+
 
 def _nothing(*args: Any) -> None:
     return None
@@ -329,7 +389,8 @@ class Parts:
     criterion : torch.nn.Module
         Called as ``criterion(output, batch, y)``; returns the mean loss of the batch.
     units : Units or None, default=None
-        What makes tensors of rows; None: float32 copies of them as they are.
+        What makes tensors of rows; None: float32 copies of them as they are. What they
+        have learned is part of the state.
     batches : Batches or None, default=None
         None: all rows, without targets.
     state : dict, default={}
@@ -341,7 +402,8 @@ class Parts:
         ``train(training) -> (net, state)``, for what is more than one fit of one network;
         it gets the `Training`.
     finish : callable, default=nothing
-        ``finish(trained, data) -> state``: what is learned after the training.
+        ``finish(trained, data) -> state``: what is learned after the training, in addition
+        to the state before.
     harmless_loss : callable or None, default=0
         ``harmless_loss(net)`` is a loss that is no divergence, however small that of the
         start is. None: the loss is no measure of the training.

@@ -42,7 +42,7 @@ from skad.neural._units import ScaledUnits, moments
 
 __all__ = ["AutoEncoder"]
 
-_LEARNED = ("shift", "scale", "loss_of_mean", "varies", "first_row", "range")
+_LEARNED = ("loss_of_mean", "varies", "first_row", "range")
 _SMALLEST_IMAGE = 10  # pixels a side from which "auto" convolves
 
 

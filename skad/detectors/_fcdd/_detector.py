@@ -403,7 +403,7 @@ class FCDD(NeuralDetector):
             MapLoss(network.upsampling(self.sigma, "partition") if by_pixel else None),
             units,
             exposure.batches(data, self.augment, with_masks=by_pixel),
-            state={**units.state, **learned, "outliers_": exposure.names},
+            state={**learned, "outliers_": exposure.names},
             harmless_loss=harmless_loss,
         )
 

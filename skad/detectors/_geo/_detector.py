@@ -414,7 +414,6 @@ class GEO(NeuralDetector):
             units,
             self._batches(data, task, numbers, exposure, rows),
             state={
-                **units.state,
                 "views": task.plain_views,
                 "classes_": classes,
                 "outliers_": exposure.names,

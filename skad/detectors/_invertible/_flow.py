@@ -218,7 +218,6 @@ class NormalizingFlow(NeuralDetector):
             Likelihood(),
             units,
             make_batches(self, data.X),
-            units.state,
             finish=self._keep_references,
             net_params=net_params,
         )

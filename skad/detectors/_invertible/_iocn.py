@@ -340,7 +340,6 @@ class IOCN(NeuralDetector):
             PullAndPush(self.pull if callable(self.pull) else PULLS[self.pull]),
             units,
             make_batches(self, rows),
-            units.state,
             start=scale_to_the_cube,
             train=CubeTraining(self._make_module, aside, self.max_refits),
             finish=self._keep_references,

@@ -207,7 +207,7 @@ class DeepSAD(NeuralDetector):
             SADLoss(self.eta),
             units,
             exposure.batches(data, self.augment),
-            state={**units.state, "outliers_": exposure.names},
+            state={"outliers_": exposure.names},
             start=set_centre,
             harmless_loss=_harmless_loss,
         )

@@ -205,7 +205,6 @@ class DeepSVDD(NeuralDetector):
             centred_network(self.network, data.row_shape, self.n_outputs),
             SVDDLoss(self.nu if self._is_soft else None, warm_up),
             units,
-            state=units.state,
             start=set_centre,
             finish=self._judge,
             harmless_loss=_loss_of_zeros,

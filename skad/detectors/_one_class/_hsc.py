@@ -211,7 +211,7 @@ class HSC(NeuralDetector):
             ClassifierLoss(_FOCUS[self.loss]) if self._classifies else HypersphereLoss(),
             units,
             exposure.batches(data, self.augment),
-            state={**units.state, "outliers_": exposure.names},
+            state={"outliers_": exposure.names},
             harmless_loss=harmless_loss,
         )
 
