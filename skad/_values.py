@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from sklearn.base import BaseEstimator
+if TYPE_CHECKING:  # scikit-learn has no types
+
+    class BaseEstimator:
+        """Of scikit-learn: what has parameters."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+        def set_params(self, **params: Any) -> Self: ...
+        def _validate_params(self) -> None: ...
+
+else:
+    from sklearn.base import BaseEstimator
 
 __all__ = ["ParameterValue", "check_values"]
 
