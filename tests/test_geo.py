@@ -349,7 +349,7 @@ def test_separate_heads_score_images_that_are_not_mirrored():
 
 def test_outliers_are_told_less_of():
     letters = RNG.permuted(EIGHTS, axis=2)  # rows of pixels in any order
-    detector = GEO(transforms="dihedral", normality="log", max_epochs=40, random_state=0)
+    detector = GEO(transforms="dihedral", normality="log", max_epochs=60, random_state=0)
     test = np.concatenate([THREES[120:180], letters[80:140]])
 
     def auc(X, y=None, **params):
