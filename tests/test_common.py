@@ -17,11 +17,13 @@ from pyod.models.loda import LODA
 from pyod.models.lof import LOF
 from pyod.models.ocsvm import OCSVM
 from pyod.models.pca import PCA
+from sklearn import __version__ as sklearn_version
 from sklearn import config_context, set_config
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator, estimator_checks_generator
+from sklearn.utils.fixes import parse_version
 from torch import nn
 
 from skad import (
@@ -114,6 +116,9 @@ def sklearn_checks(detector):
 @pytest.mark.parametrize("detector", ALL, ids=short)
 def test_sklearn_checks(detector):
     results = check_estimator(detector, on_skip=None, on_fail=None)
+    if parse_version(sklearn_version) < parse_version("1.7"):
+        # It skips a check where array_api_compat is not installed.
+        results = [r for r in results if r["status"] != "skipped"]
     assert len(results) > 40
     assert [r for r in results if r["status"] != "passed"] == []
 
