@@ -57,8 +57,7 @@ class OutlierExposure(ParameterValue):
 
     Parameters
     ----------
-    outliers : {"auto", "confetti", "uniform"}, Confetti, array-like, callable or None, \
-            default="auto"
+    outliers : str, array-like, Confetti, callable or None, default="auto"
         The anomalies, as the detector's parameter `outliers` takes them. None: rows that
         are labelled -1 only.
     share : float in (0, 1), default=0.5

@@ -77,7 +77,7 @@ class Units:
 
         Returns
         -------
-        rows : tensor of shape (n, *row_shape), float32
+        rows : tensor of shape ``(n, *row_shape)``, float32
             What the network takes.
         """
         # A copy: a layer in place would write to the caller's rows.
@@ -178,7 +178,7 @@ class ScaledUnits(Units):
 
         Returns
         -------
-        rows : tensor of shape (n, *row_shape), float32
+        rows : tensor of shape ``(n, *row_shape)``, float32
             What the network takes.
         """
         # In double until they are scaled: rows may be far from zero, and from one. One
@@ -195,7 +195,7 @@ class ScaledUnits(Units):
 
         Parameters
         ----------
-        rows : tensor of shape (n, *row_shape)
+        rows : tensor of shape ``(n, *row_shape)``
             Prepared rows, on the CPU.
 
         Returns

@@ -81,16 +81,16 @@ class FCDD(NeuralDetector):
 
     Parameters
     ----------
-    network : {"auto", "paper28", "paper32", "paper224"}, Trunk, Module or callable, \
-            default="auto"
+    network : str, Trunk, torch.nn.Module or callable, default="auto"
         "auto" is a small network by the size of the images, with a map 1, 2, 4 or 8 times
-        smaller than they are; the others are the paper's for images of 28, 32 and 224
-        pixels (its appendix D), untrained. A :class:`~skad.neural.Trunk` is the first
-        layers of a pretrained network, VGG11-BN in the paper. A module of convolutions,
-        pooling and functions of each entry gives maps (n, 1, u, v); it is copied, and
-        trained on from those of its weights that require a gradient. A callable makes one
-        from the shape of a row, (C, H, W), behind `resize`. Flat rows that are no images
-        are tables, (1, 1, d): "auto" then looks at each standardised entry alone.
+        smaller than they are; "paper28", "paper32" and "paper224" are the paper's for
+        images of so many pixels (its appendix D), untrained. A
+        :class:`~skad.neural.Trunk` is the first layers of a pretrained network, VGG11-BN in
+        the paper. A module of convolutions, pooling and functions of each entry gives maps
+        (n, 1, u, v); it is copied, and trained on from those of its weights that require a
+        gradient. A callable makes one from the shape of a row, (C, H, W), behind `resize`.
+        Flat rows that are no images are tables, (1, 1, d): "auto" then looks at each
+        standardised entry alone.
     resize : int, tuple of two ints or None, default=None
         Bring images to this size, (H, W), before the network sees them, bilinearly.
         Pretrained networks are made for 224.
@@ -99,8 +99,7 @@ class FCDD(NeuralDetector):
         deviation, by channel. ``"contrast"``: global contrast normalisation, the paper's
         for Fashion-MNIST and MVTec; see :class:`skad.images.GlobalContrastNormalizer`.
         "auto" is standard. A `Trunk` has a scaling of its own in its place.
-    outliers : {"auto", "confetti", "uniform"}, array, callable, OutlierExposure or None, \
-            default="auto"
+    outliers : str, array, callable, OutlierExposure or None, default="auto"
         Anomalies to train on beside rows with ``y = -1``. "auto"
         is None where rows are labelled so, else confetti for images and uniform for tables;
         an info message of the logger "skad" tells of that.

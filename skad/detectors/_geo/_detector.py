@@ -136,8 +136,7 @@ class GEO(NeuralDetector):
         What y of `fit` holds. "signs": +1 normal, -1 anomaly, 0 unlabelled. "classes": the
         classes of rows that are all normal, numbers or strings; the network learns to tell
         them too, by a head that is not scored (section 5.5). A Bag gives none.
-    outliers : array-like, "confetti", "uniform", Confetti, callable, OutlierExposure or \
-            None, default=None
+    outliers : str, array, Confetti, callable, OutlierExposure or None, default=None
         Images unlike the normal ones, which the network learns to tell nothing of: a corpus
         in the shape of X, :class:`skad.images.Confetti`, or a callable ``(X, rng) -> X'``.
         Rows with ``y = -1`` are used so too. "auto" is None where there are such rows, else
