@@ -27,12 +27,14 @@ LAYERS = [
     {"datasets": "X, y, mask", "_images": "rows and shapes", "_labels": "+1, -1, 0"},
     {"relevance": "how a score flows back", "images": "corruptions, confetti, views"},
     {
+        "_values": "parameters that belong together",
+        "_docs": "texts of many docstrings",
+        "_warnings": "at the caller's line",
+    },
+    {
         "_sklearn": "its private names",
         "_versions": "what is installed",
-        "_warnings": "at the caller's line",
         "_typing": "names for types",
-        "_docs": "shared texts",
-        "_values": "of parameters",
     },
 ]
 WITH_TORCH = {"relevance", "images", "neural", "detectors", "testing"}
