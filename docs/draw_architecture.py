@@ -16,7 +16,7 @@ LAYERS = [
     {"model_selection": "training on the normal rows inside a search"},
     {"detectors": "one folder a family: features, distance, pooling"},
     {"neural": "networks: trained by skorch, scored in blocks"},
-    {"explanation": "explain(estimator, X), for any detector; rules for other libraries'"},
+    {"explanation": "explain(estimator, X), for any detector; rules of other libraries"},
     {"base": "the contract: fit, score, explain"},
     {"_thresholds": "in and out of sample", "_linear_map": "columns made of others"},
     {
@@ -27,7 +27,7 @@ LAYERS = [
     {"datasets": "X, y, mask", "_images": "rows and shapes", "_labels": "+1, -1, 0"},
     {"relevance": "how a score flows back", "images": "corruptions, confetti, views"},
     {
-        "_values": "parameters that belong together",
+        "_values": "parameters in groups",
         "_docs": "texts of many docstrings",
         "_warnings": "at the caller's line",
     },
