@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:  # scikit-learn has no types
 
-    class BaseEstimator:
+    class Parameterized:
         """Of scikit-learn: what has parameters."""
 
         def get_params(self, deep: bool = True) -> dict[str, Any]: ...
@@ -14,12 +14,12 @@ if TYPE_CHECKING:  # scikit-learn has no types
         def _validate_params(self) -> None: ...
 
 else:
-    from sklearn.base import BaseEstimator
+    from sklearn.base import BaseEstimator as Parameterized
 
 __all__ = ["ParameterValue", "check_values"]
 
 
-class ParameterValue(BaseEstimator):
+class ParameterValue(Parameterized):
     """Base class of values that a parameter of a detector may have.
 
     They have parameters of their own, by which grids read ``network__n_layers``, and
