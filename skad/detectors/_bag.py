@@ -14,7 +14,7 @@ from skad._decomposition import Decomposition, refuse_space
 from skad._estimators import can_score, normality
 from skad._references import keep_references
 from skad._sklearn import _BaseComposition
-from skad._thresholds import TrainingScores, calibration_rows, cross_fitted_scores
+from skad._thresholds import calibration_rows, cross_fitted_scores
 from skad._typing import ArrayLike, Floats, ImageShape
 from skad.base import BaseDetector
 from skad.detectors._pyod import as_detector
@@ -180,11 +180,6 @@ class Bag(BaseDetector, _BaseComposition):
         self._check_spread(names)
         self._calibration = self._pooled(scores)
         self._references = keep_references(X)
-        return TrainingScores(
-            len(X),
-            in_sample=lambda: self._outlier_score(X),
-            out_of_sample=lambda rows: self._calibration,
-        )
 
     def _outlier_score(self, X):
         return self._pooled(

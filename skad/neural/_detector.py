@@ -418,10 +418,8 @@ class NeuralDetector(BaseDetector, CallbackSupportMixin):
         )
 
     def _out_of_sample_score(self, X, rows):
-        return self._cross_fitted_score(self._unlabelled(X), rows)
-
-    def _unlabelled(self, X):
-        return TrainingData(X, self._row_shape, self.image_shape_)
+        unlabelled = NeuralDetector._data(self, X)  # a Bag, which asks, has no labels
+        return self._cross_fitted_score(unlabelled, rows)
 
     def _cross_fitted_score(self, data, rows):
         def fit(copy, X, train):
